@@ -1,1 +1,1 @@
-
+"""Where each library asks for a connection."""

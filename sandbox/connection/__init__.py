@@ -1,1 +1,1 @@
-
+"""One real connection, many virtual ones."""

@@ -1,1 +1,1 @@
-
+"""Decisions without I/O: statements, transactions, owners."""

@@ -1,1 +1,1 @@
-
+"""Where databases come from: servers, schemas, leases."""
