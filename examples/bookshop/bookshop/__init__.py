@@ -1,0 +1,1 @@
+"""A bookshop: catalogue, customers, carts, orders, and the warehouse that ships them."""

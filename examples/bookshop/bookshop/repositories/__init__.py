@@ -1,0 +1,1 @@
+"""Queries. A repository never commits: its caller knows where the transaction ends."""

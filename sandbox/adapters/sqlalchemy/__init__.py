@@ -1,0 +1,193 @@
+"""SQLAlchemy: engines, synchronous and asynchronous.
+
+The place to stand is below the pool. ``Engine.raw_connection`` is the one door through which
+every Core connection, Session and AsyncSession goes; the first time an engine of a database that
+we watch goes through it, its pool is exchanged for one of virtual connections, as
+``Engine.dispose()`` exchanges pools. Patching ``Engine.connect`` would not do: SQLAlchemy 2.1
+adopts, and commits, a transaction that it finds on the connection it gets.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from sandbox.adapters.sqlalchemy.drivers import driver_for
+from sandbox.adapters.sqlalchemy.identity import (
+    database_of_connection,
+    database_of_url,
+    describe,
+    has_own_creator,
+    in_memory,
+)
+from sandbox.adapters.sqlalchemy.io import run_on, background_loop
+from sandbox.adapters.sqlalchemy.pool import adopted, is_adopted
+from sandbox.adapters.sqlalchemy.source import EngineSource, Idle
+from sandbox.errors import UnsupportedTargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sqlalchemy.engine import PoolProxiedConnection
+
+    from sandbox.connection.sandbox import Sandbox
+    from sandbox.core.ownership import Registry
+
+__all__ = ("SQLAlchemyAdapter",)
+
+
+class SQLAlchemyAdapter:
+    """Puts virtual connections under every engine of the databases that a registry watches."""
+
+    def __init__(self, registry: Registry[Sandbox]) -> None:
+        self._registry = registry
+        self._idle = Idle()
+        self._lock = threading.RLock()
+        self._databases: weakref.WeakKeyDictionary[Engine, Hashable] = weakref.WeakKeyDictionary()
+        self._sources: weakref.WeakSet[EngineSource] = weakref.WeakSet()
+        self._original: Callable[[Engine], PoolProxiedConnection] | None = None
+
+    def install(self) -> None:
+        """Watch the door; idempotent."""
+        if self._original is not None:
+            return
+        original = self._original = Engine.raw_connection
+
+        def raw_connection(engine: Engine) -> PoolProxiedConnection:
+            if not is_adopted(engine.pool):
+                self._consider(engine)
+            return original(engine)
+
+        raw_connection.__doc__ = original.__doc__
+        Engine.raw_connection = raw_connection  # type: ignore[method-assign]
+
+    def uninstall(self) -> None:
+        """Leave the door; engines that were adopted stay so, and pass through."""
+        if self._original is not None:
+            Engine.raw_connection = self._original  # type: ignore[method-assign]
+            self._original = None
+
+    # -- targets -----------------------------------------------------------------------------
+
+    def engine(self, target: object) -> Engine | None:
+        """The synchronous engine of an ``Engine`` or ``AsyncEngine``; None for anything else."""
+        engine = getattr(target, "sync_engine", target)
+        if not isinstance(engine, Engine):
+            return None
+        # An engine with execution options shares the pool of the one it was made from.
+        return getattr(engine, "_proxied", engine)
+
+    def claim(self, engine: Engine) -> tuple[Hashable, str]:
+        """The engine's database and its name, watched from now on, this engine adopted."""
+        if driver_for(engine.dialect) is None:
+            raise UnsupportedTargetError(
+                f"{engine!r} uses {engine.dialect.name}+{engine.dialect.driver}, which cannot be"
+                f" sandboxed. Supported: postgresql with psycopg (sync and async), psycopg2 or"
+                f" asyncpg; sqlite with pysqlite or aiosqlite."
+            )
+        database = self._database(engine)
+        name = describe(engine.url)
+        self._registry.know(database, name)
+        if not is_adopted(engine.pool):
+            self._adopt(engine, database)
+        return database, name
+
+    def watch(self, url: str) -> tuple[Hashable, str]:
+        """The database of a URL, watched from now on: every engine that connects to it."""
+        from sqlalchemy.engine import make_url
+
+        parsed = make_url(url)
+        database = database_of_url(parsed)
+        self._registry.know(database, describe(parsed))
+        return database, describe(parsed)
+
+    def close_idle(self) -> None:
+        """Close the real connections that wait for the next sandbox. Not from a running loop."""
+        for source in list(self._sources):
+            source.dispose()
+
+    # -- adoption ----------------------------------------------------------------------------
+
+    def _consider(self, engine: Engine) -> None:
+        if driver_for(engine.dialect) is None:
+            return
+        target = getattr(engine, "_proxied", engine)
+        database = self._database(target, here=True)
+        if self._registry.knows(database):
+            self._adopt(target, database)
+
+    def _adopt(self, engine: Engine, database: Hashable) -> None:
+        with self._lock:
+            if is_adopted(engine.pool):
+                return
+            found = driver_for(engine.dialect)
+            assert found is not None
+            driver, io = found
+            source = EngineSource(engine, database, driver, io, self._idle, self._registry.find)
+            self._sources.add(source)
+            self._listen(engine, source)
+            old = engine.pool
+            pool = adopted(old, source)
+            source.follow(pool)
+            engine.pool = pool
+            if not in_memory(engine.url):
+                # As Engine.dispose() does: idle connections are closed, those in use when they
+                # come back to the old pool.
+                _dispose(engine, old)
+
+    def _listen(self, engine: Engine, source: EngineSource) -> None:
+        def do_connect(
+            dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]
+        ) -> None:
+            del dialect, record
+            source.note_arguments({**options, **dict(enumerate(map(str, arguments)))})
+            if engine.dialect.name == "sqlite":
+                # One connection serves many threads, one at a time.
+                options["check_same_thread"] = False
+
+        event.listen(engine, "do_connect", do_connect)
+
+    def _database(self, engine: Engine, *, here: bool = False) -> Hashable:
+        with self._lock:
+            database = self._databases.get(engine)
+        if database is None:
+            database = self._find_database(engine, here=here)
+            with self._lock:
+                self._databases[engine] = database
+        return database
+
+    def _find_database(self, engine: Engine, *, here: bool) -> Hashable:
+        if in_memory(engine.url):
+            return ("memory", weakref.ref(engine))
+        if not has_own_creator(engine):
+            return database_of_url(engine.url)
+
+        def look() -> Hashable | None:
+            found = driver_for(engine.dialect)
+            assert found is not None
+            fairy = engine.pool.connect()
+            try:
+                return database_of_connection(found[0].name, fairy.dbapi_connection)
+            finally:
+                fairy.close()
+
+        # Where the connections lead only a connection can tell.
+        if engine.dialect.is_async and not here:
+            database = run_on(background_loop(), look)
+        else:
+            database = look()
+        return database or ("engine", weakref.ref(engine))
+
+
+def _dispose(engine: Engine, pool: Any) -> None:
+    """Close the idle connections of a pool, if this is a place where that can be done."""
+    from sqlalchemy.util.concurrency import in_greenlet
+
+    if not engine.dialect.is_async or in_greenlet():
+        pool.dispose()
+    elif pool.checkedin():
+        run_on(background_loop(), pool.dispose)

@@ -1,0 +1,1 @@
+"""Drivers that speak PEP 249 themselves, one module each, imported when first used."""

@@ -1,0 +1,78 @@
+"""The real connection: one driver connection, who prepared it and where it lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from sandbox.connection.driver import IO, Driver, Session
+    from sandbox.connection.sandbox import Sandbox
+    from sandbox.core.ownership import PassThrough
+
+__all__ = ("PhysicalConnection", "Source")
+
+
+class PhysicalConnection:
+    """A driver's connection that no application holds.
+
+    ``close`` is how its maker gets rid of it (listeners of the pool included).
+    """
+
+    __slots__ = ("_close", "_discard", "driver", "home", "prepared_for", "real", "schema_changed")
+
+    def __init__(
+        self,
+        real: Any,
+        driver: Driver,
+        close: Callable[[], None],
+        discard: Callable[[], None],
+        home: Hashable = None,
+    ) -> None:
+        self.real = real
+        self.driver = driver
+        self.home = home
+        self.prepared_for: set[Hashable] = set()
+        self.schema_changed = False
+        self._close = close
+        self._discard = discard
+
+    def close(self) -> None:
+        """Close it for good; does I/O."""
+        self._close()
+
+    def discard(self) -> None:
+        """Let go of it where no I/O is possible; the driver or the server cleans up."""
+        self._discard()
+
+
+class Source(Protocol):
+    """Where virtual connections of one kind get real ones: an engine, a pool.
+
+    Implemented by adapters. Sources with the same ``key`` may share one real connection.
+    """
+
+    driver: Driver
+    io: IO
+    session: Session
+    """The settings of a connection that the application has prepared."""
+
+    @property
+    def key(self) -> Hashable:
+        """What makes real connections interchangeable: driver, server, database, user."""
+
+    def find(self) -> Sandbox | PassThrough:
+        """Who is calling? Raises OwnershipError."""
+
+    def open(self) -> PhysicalConnection:
+        """A new real connection, prepared by the application's listeners."""
+
+    def borrow(self) -> PhysicalConnection:
+        """One for a sandbox: an idle one that earlier sandboxes used, or a new one."""
+
+    def give_back(self, physical: PhysicalConnection) -> None:
+        """The sandbox has rolled everything back; the connection is as it was."""
+
+    def prepare(self, physical: PhysicalConnection) -> None:
+        """Run this source's listeners on a connection that another source opened; once."""

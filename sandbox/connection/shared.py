@@ -1,0 +1,371 @@
+"""One real connection that many virtual ones use, a statement at a time.
+
+The decisions are those of :class:`sandbox.core.transaction.Stack`; here is the I/O around them:
+take the mutex, wait for who must end first, send what the stack says, run the statement, tell
+the stack how it went. The same code serves threads and SQLAlchemy's greenlets; how to wait and
+where to run is the :class:`~sandbox.connection.driver.IO` of the caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sandbox.connection.mutex import Mutex
+from sandbox.core.statements import Kind, Statement
+from sandbox.core.transaction import Stack, Transaction, descends
+from sandbox.errors import (
+    BrokenSandboxError,
+    InterleavedTransactionError,
+    OwnerExitedError,
+    SandboxBusyError,
+    SandboxEscapeError,
+)
+
+if TYPE_CHECKING:
+    from sandbox.connection.driver import IO
+    from sandbox.connection.physical import PhysicalConnection
+    from sandbox.connection.sandbox import Sandbox
+
+__all__ = ("SharedConnection",)
+
+T = TypeVar("T")
+
+NEST_AFTER: Final = 0.25
+"""Seconds that a sibling's new transaction waits for one that has written, before it nests."""
+BUSY_AFTER: Final = 10.0
+"""Seconds that a statement waits for the real connection, or for those above it to end."""
+END_AFTER: Final = 1.0
+"""Seconds that a check-in waits for a statement that is still running."""
+
+_REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
+
+
+class SharedConnection:
+    """The real connection of a sandbox. Any number of threads and tasks may call it at once."""
+
+    def __init__(self, physical: PhysicalConnection, sandbox: Sandbox) -> None:
+        self.physical = physical
+        self.driver = physical.driver
+        self.sandbox = sandbox
+        self.stack = Stack()
+        self._mutex = Mutex()
+        self._waiters: list[Mutex] = []
+        self._holder = ""
+        self._broken: str | None = None
+        self._escaped: str | None = None
+        self._closed = False
+
+    @property
+    def real(self) -> Any:
+        """The driver's connection."""
+        return self.physical.real
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._broken is not None
+
+    # -- statements ----------------------------------------------------------------------
+
+    def run(
+        self,
+        io: IO,
+        transaction: Transaction,
+        statement: Statement,
+        call: Callable[[], T],
+        *,
+        finish: bool = False,
+    ) -> T:
+        """Run one statement of a transaction; ``finish`` commits it at once (autocommit)."""
+        with self._turn(io, transaction, statement.kind):
+            stack, stats = self.stack, self.sandbox.stats
+            stats.statements += 1
+            if transaction.failed and stack.aborted_by is not transaction:
+                return self._run_failed(io, transaction, call)
+            if statement.kind is Kind.READ and stack.below_top(transaction):
+                return self._run_guarded(io, transaction, call)
+            self._send(io, stack.enter(transaction, statement.kind))
+            if statement.ddl:
+                self.physical.schema_changed = True
+            try:
+                result = io.call(self.real, call)
+            except BaseException as error:
+                self._failed(transaction, error, statement, finish=finish)
+                raise
+            self._check_contained(statement)
+            if finish:
+                stack.commit(transaction)
+                self._notify()
+            return result
+
+    def move(
+        self,
+        io: IO,
+        transaction: Transaction,
+        statement: Statement,
+        call: Callable[[str], T],
+    ) -> T:
+        """Run the application's SAVEPOINT, RELEASE or ROLLBACK TO under the name that is ours."""
+        with self._turn(io, transaction, statement.kind):
+            stack, label = self.stack, statement.name or ""
+            self.sandbox.stats.statements += 1
+            self._send(io, stack.enter(transaction, statement.kind))
+            frame = transaction.frame(label)
+            if statement.kind is Kind.SAVEPOINT:
+                sql = stack.savepoint(transaction, label)
+            elif frame is None:
+                # The server's own words for a savepoint that does not exist.
+                sql = statement.text
+            elif statement.kind is Kind.RELEASE and stack.aborted_by is not transaction:
+                sql = stack.release(transaction, frame)
+            elif statement.kind is Kind.ROLLBACK_TO:
+                sql = stack.rollback_to(transaction, frame)
+            else:
+                sql = statement.text
+            try:
+                return io.call(self.real, call, sql)
+            except BaseException as error:
+                self._failed(transaction, error, statement)
+                raise
+
+    def commit(self, io: IO, transaction: Transaction) -> None:
+        """The application's COMMIT: the RELEASE is owed, nothing is sent."""
+        with self._turn(io, transaction, Kind.COMMIT):
+            self._send(io, self.stack.commit(transaction))
+            self._notify()
+
+    def rollback(self, io: IO, transaction: Transaction) -> None:
+        """The application's ROLLBACK; nothing is sent for a transaction that only read."""
+        if self._closed or self._broken or self._escaped:
+            transaction.over = True
+            return
+        with self._turn(io, transaction, Kind.ROLLBACK):
+            self._send(io, self.stack.rollback(transaction))
+            self._notify()
+
+    def abandon(self, transaction: Transaction) -> None:
+        """Its virtual connection went away where no I/O was possible; no waiting, no I/O."""
+        self.stack.abandon(transaction)
+        self._notify()
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def finish(self, io: IO) -> str | None:
+        """Roll the outer transaction back; returns how it was escaped from, if it was.
+
+        Called once, by who checks in. Statements that still run end first; whoever comes later
+        is refused.
+        """
+        self._closed = True
+        # The caller may be a plain hook although the connection is asynchronous: a statement
+        # that still runs there may need the very thread that waits here, so not for long.
+        held = self._mutex.acquire(END_AFTER)
+        if not held:
+            self._broken = f"a statement of {self._holder} was still running"
+        try:
+            if self._broken is None and self._escaped is None:
+                if self.stack.begun and not self.driver.in_transaction(self.real):
+                    self._escaped = "something the sandbox did not see"
+                elif self.stack.begun:
+                    sql = self.stack.finish()
+                    self.sandbox.stats.round_trips += io.run(
+                        self.real, self.driver.send, self.real, sql
+                    )
+        except Exception as error:  # noqa: BLE001 - whatever it was, the connection is done for
+            self._broken = f"the ROLLBACK at check-in failed: {error}"
+        finally:
+            self._notify()
+            if held:
+                self._mutex.release()
+        return self._escaped
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the real connection is as it was before the sandbox."""
+        return (
+            self._broken is None and self._escaped is None and not self.physical.schema_changed
+        )
+
+    # -- the turn ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self, io: IO, transaction: Transaction, kind: Kind) -> Iterator[None]:
+        self._acquire(io, transaction)
+        try:
+            self._admit(io, transaction, kind)
+            yield
+        finally:
+            self._mutex.release()
+
+    def _acquire(self, io: IO, transaction: Transaction) -> None:
+        if not self._mutex.acquire(0) and not io.lock(self._mutex, BUSY_AFTER):
+            raise SandboxBusyError(
+                f"{transaction.where or 'A statement'} waited {BUSY_AFTER:g} s for the connection"
+                f" of {self.sandbox.label}: a statement of {self._holder} is still running."
+                f" End that statement first, or give this work its own sandbox."
+            )
+        self._holder = transaction.where
+
+    def _admit(self, io: IO, transaction: Transaction, kind: Kind) -> None:
+        """Wait until the stack lets this statement through, or raise why it never will."""
+        began: float | None = None
+        while True:
+            self._check_usable(kind)
+            if kind is Kind.ROLLBACK and self.stack.clean(transaction):
+                return
+            if kind is Kind.COMMIT:
+                return
+            blocker = self.stack.blocker(transaction, kind)
+            if blocker is None:
+                return
+            nests = not transaction.frames
+            if nests and descends(blocker):
+                return
+            now = time.monotonic()
+            began = began if began is not None else now
+            limit = NEST_AFTER if nests else BUSY_AFTER
+            if now - began >= limit:
+                if nests:
+                    return
+                raise SandboxBusyError(
+                    f"{transaction.where} cannot go on: the transaction of {blocker.where} began"
+                    f" after it on the same connection and has written, and for {limit:g} s it"
+                    f" did not end. Commit or roll back the inner one first, or give the two"
+                    f" their own sandboxes."
+                )
+            self._wait(io, transaction, limit - (now - began))
+
+    def _wait(self, io: IO, transaction: Transaction, timeout: float) -> None:
+        """Let others go on until one of them ends; comes back with the mutex held."""
+        signal = Mutex()
+        signal.acquire(0)
+        self._waiters.append(signal)
+        began = time.monotonic()
+        self._mutex.release()
+        try:
+            io.lock(signal, timeout)
+        finally:
+            self.sandbox.stats.waits += 1
+            self.sandbox.stats.waited += time.monotonic() - began
+            if signal in self._waiters:
+                self._waiters.remove(signal)
+            self._retake(io)
+        self._holder = transaction.where
+
+    def _retake(self, io: IO) -> None:
+        # Whoever entered _turn leaves it by releasing, a cancelled waiter too.
+        if not self._mutex.acquire(0):
+            while not io.lock(self._mutex, BUSY_AFTER):
+                pass
+
+    def _notify(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for signal in waiters:
+            signal.release()
+
+    def _check_usable(self, kind: Kind) -> None:
+        if self._closed:
+            raise OwnerExitedError(
+                f"{self.sandbox.label} has ended: its sandbox was checked in and rolled back."
+                f" Nothing was written. End transactions before the test ends."
+            )
+        if self._escaped is not None:
+            raise SandboxEscapeError(self._escape_message())
+        if self._broken is not None:
+            raise BrokenSandboxError(
+                f"The connection of {self.sandbox.label} was lost ({self._broken}), and with it"
+                f" everything the test had written. The next test gets a new one."
+            )
+        poison = self.stack.poison
+        if poison is not None and kind not in {Kind.COMMIT, Kind.ROLLBACK}:
+            victims = ", ".join(victim.where for victim in poison.victims)
+            raise InterleavedTransactionError(
+                f"The rollback of {poison.culprit.where} has also undone what {victims} had"
+                f" committed inside it: on one real connection the later transaction lies in the"
+                f" earlier. In production it would have been kept. End the outer transaction"
+                f" before the inner begins, or give the two their own connections."
+            )
+
+    # -- the server ----------------------------------------------------------------------------
+
+    def _send(self, io: IO, statements: list[str]) -> None:
+        if not statements:
+            return
+        try:
+            trips = io.call(self.real, self.driver.send, self.real, statements)
+        except BaseException as error:
+            # Control statements of ours do not fail on a connection that is well.
+            self._broken = f"{'; '.join(statements)} failed: {error!r}"
+            raise
+        self.sandbox.stats.round_trips += trips
+
+    def _failed(
+        self,
+        transaction: Transaction,
+        error: BaseException,
+        statement: Statement,
+        *,
+        finish: bool = False,
+    ) -> None:
+        if self.driver.lost(self.real):
+            self._broken = f"{type(error).__name__}: {error}"
+        elif not self.driver.in_transaction(self.real):
+            self._escaped = _shorten(statement.text)
+        else:
+            if self.driver.aborted(self.real, error):
+                self.stack.fail(transaction)
+            if finish:
+                self.stack.abandon(transaction)
+                self._notify()
+
+    def _run_guarded(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
+        """A read of a transaction that others' work lies upon: it must not break theirs."""
+        self._send(io, self.stack.settle(transaction))
+        sql, guard = self.stack.guard()
+        self._send(io, sql)
+        try:
+            return io.call(self.real, call)
+        except BaseException as error:
+            if self.driver.lost(self.real):
+                self._broken = f"{type(error).__name__}: {error}"
+            else:
+                transaction.failed = self.driver.aborted(self.real, error)
+                self._send(io, self.stack.undo_guard(guard))
+            raise
+
+    def _run_failed(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
+        """Let the server say in its own words that this transaction has failed.
+
+        Its failure was healed so that others could go on; the connection is put back into the
+        failed state for just this statement.
+        """
+        self._send(io, self.stack.settle(transaction))
+        sql, guard = self.stack.guard()
+        self._send(io, sql)
+        try:
+            io.call(self.real, self.driver.send, self.real, [_REABORT])
+        except Exception:  # noqa: BLE001, S110 - failing is its purpose
+            pass
+        try:
+            return io.call(self.real, call)
+        finally:
+            self._send(io, self.stack.undo_guard(guard))
+
+    def _check_contained(self, statement: Statement) -> None:
+        if not self.driver.in_transaction(self.real):
+            self._escaped = _shorten(statement.text)
+            raise SandboxEscapeError(self._escape_message())
+
+    def _escape_message(self) -> str:
+        return (
+            f"The transaction that contains {self.sandbox.label} was ended by {self._escaped}:"
+            f" what the test wrote may be in the database for good. Let the driver or the ORM"
+            f" commit instead (connection.commit()); its commits are contained."
+        )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"

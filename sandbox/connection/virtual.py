@@ -1,0 +1,604 @@
+"""The connection that the application holds: a PEP 249 face over whoever's turn it is.
+
+A virtual connection costs nothing while it is idle and belongs to no test. When a transaction
+begins in it, at the first statement, it asks who is calling and is bound until commit, rollback
+or close: to the real connection of the caller's sandbox, or, where nobody is sandboxed, to a
+real connection of its own.
+
+Sources: PEP 249; for what begins and ends a transaction, the manuals of the drivers.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sandbox.connection.dialect import weaker
+from sandbox.connection.shared import SharedConnection
+from sandbox.core.ownership import PASS_THROUGH
+from sandbox.core.statements import Kind, Statement, classify, split
+from sandbox.core.transaction import Transaction, enlist
+from sandbox.errors import UnsupportedInSandboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType, TracebackType
+
+    from sandbox.connection.driver import IO, Session
+    from sandbox.connection.physical import PhysicalConnection, Source
+
+__all__ = ("VirtualConnection", "VirtualCursor")
+
+_MOVES = frozenset({Kind.SAVEPOINT, Kind.ROLLBACK_TO, Kind.RELEASE})
+_ENDS = frozenset({Kind.COMMIT, Kind.ROLLBACK})
+_NEVER = frozenset({Kind.PREPARE_TRANSACTION, Kind.OUTSIDE})
+_PIECEMEAL = _MOVES | _ENDS | _NEVER | {Kind.BEGIN}
+
+
+class VirtualConnection:
+    """A connection as its driver makes them, except that it holds no server connection.
+
+    Like the driver's, one is for one thread or task at a time; different ones may be used at
+    once. Attributes that it does not know are the real connection's.
+    """
+
+    _virtual: ClassVar[frozenset[str]] = frozenset()
+    """Attributes beyond those of this class that are set here and not on the real one."""
+
+    def __init__(self, source: Source) -> None:
+        set_ = object.__setattr__
+        set_(self, "_source", source)
+        set_(self, "_driver", source.driver)
+        set_(self, "_io", source.io)
+        set_(self, "_session", source.session.copy())
+        set_(self, "_own", None)
+        set_(self, "_target", None)
+        set_(self, "_transaction", None)
+        set_(self, "_explicit", False)
+        set_(self, "_closed", False)
+
+    if TYPE_CHECKING:
+        _source: Source
+        _driver: Any
+        _io: Any
+        _session: Session
+        _own: PhysicalConnection | None
+        _target: SharedConnection | PhysicalConnection | None
+        _transaction: Transaction | None
+        _explicit: bool
+        _closed: bool
+
+    # -- PEP 249 -----------------------------------------------------------------------------
+
+    def cursor(self, *args: Any, **kwargs: Any) -> VirtualCursor:
+        """A cursor; it binds when it executes."""
+        self._check_open()
+        return VirtualCursor(self, args, kwargs)
+
+    def commit(self) -> None:
+        """End the application's transaction; in a sandbox its work stays until check-in."""
+        self._check_open()
+        self._end("commit")
+
+    def rollback(self) -> None:
+        """Undo the application's transaction."""
+        self._check_open()
+        self._end("rollback")
+
+    def close(self) -> None:
+        """Roll back and let go; the sandbox lives on."""
+        if not self._closed:
+            self._closed = True
+            self._leave(wait=self._io.can_wait())
+
+    def terminate(self) -> None:
+        """Close from where waiting may be impossible (SQLAlchemy's ``do_terminate``)."""
+        self.close()
+
+    def __enter__(self) -> VirtualConnection:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is None:
+            self.commit()
+        else:
+            self.rollback()
+        if not self._driver.leaves_open:
+            self.close()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            # Wherever garbage is collected, perhaps in the middle of a statement on the same
+            # connection: no waiting, no I/O.
+            object.__setattr__(self, "_closed", True)
+            self._leave(wait=False)
+
+    # -- what else a connection has ------------------------------------------------------------
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # isinstance() asks the object when its type says no: TypeInfo.fetch(), register_vector()
+        # and the like insist on the driver's class. wrapt.ObjectProxy does the same.
+        cls: type = self._driver.connection_class()
+        return cls
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._any_real(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SLOTS or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        elif name in self._virtual:
+            self._session.extra[name] = value
+        else:
+            setattr(self._any_real(), name, value)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "in a transaction" if self._in_use else "idle"
+        return f"<sandbox connection over {self._driver.name}, {state}>"
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether the application is in a transaction, as its driver would say."""
+        if isinstance(self._target, SharedConnection):
+            return self._transaction is not None
+        if self._target is not None:
+            return bool(self._driver.in_transaction(self._target.real))
+        return False
+
+    @property
+    def _failed(self) -> bool:
+        return self._transaction is not None and self._transaction.failed
+
+    @property
+    def _lost(self) -> bool:
+        if isinstance(self._target, SharedConnection):
+            return self._target.lost
+        return self._own is not None and bool(self._driver.lost(self._own.real))
+
+    # -- binding -----------------------------------------------------------------------------
+
+    def _bind(self) -> SharedConnection | PhysicalConnection:
+        """Ask who is calling; the answer holds until the transaction ends."""
+        if self._target is not None:
+            return self._target
+        found = self._source.find()
+        if found is PASS_THROUGH:
+            own = self._own
+            if own is None:
+                own = self._own = self._source.open()
+            self._io.call(own.real, self._driver.apply, own.real, self._session)
+            self._target = own
+            return own
+        if self._own is not None:
+            own, self._own = self._own, None
+            self._io.call(own.real, own.close)
+        shared = found.connection(self._source)
+        self._target = shared
+        return shared
+
+    def _unbind(self) -> None:
+        self._target = self._transaction = None
+        self._explicit = False
+
+    def _any_real(self) -> Any:
+        """The real connection for attributes that we do not know."""
+        target = self._target
+        if target is None:
+            target = self._bind()
+            self._target = None
+        return target.real
+
+    def _end(self, how: str) -> None:
+        target, transaction = self._target, self._transaction
+        if target is None:
+            return
+        self._unbind()
+        if isinstance(target, SharedConnection):
+            if transaction is not None:
+                getattr(target, how)(self._io, transaction)
+        else:
+            self._io.call(target.real, getattr(target.real, how))
+
+    def _leave(self, *, wait: bool) -> None:
+        target, transaction, own = self._target, self._transaction, self._own
+        self._unbind()
+        self._own = None
+        if isinstance(target, SharedConnection) and transaction is not None:
+            if wait:
+                target.rollback(self._io, transaction)
+            else:
+                target.abandon(transaction)
+        if own is not None:
+            if wait:
+                self._io.call(own.real, own.close)
+            else:
+                own.discard()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._driver.closed_error()
+
+    # -- statements --------------------------------------------------------------------------
+
+    def _run(self, cursor: VirtualCursor, text: str, call: Callable[[Any, str | None], Any]) -> Any:
+        """Run a statement on the cursor; ``call`` takes the real cursor and, where the text had
+        to be another than the application's, that text.
+        """
+        self._check_open()
+        statement = classify(text)
+        if statement.kind is Kind.EMPTY and self._target is None:
+            return self._ping(cursor, statement, call)
+        target = self._bind()
+        if not isinstance(target, SharedConnection):
+            try:
+                return self._io.call(target.real, lambda: call(cursor._open(target.real), None))
+            finally:
+                # What autocommit leaves open nobody would ever end.
+                if self._session.autocommit and not self._driver.in_transaction(target.real):
+                    self._unbind()
+        try:
+            if statement.many and statement.kind in _PIECEMEAL:
+                return self._run_pieces(target, cursor, text, call)
+            return self._run_one(target, cursor, statement, lambda real: call(real, None), call)
+        finally:
+            if self._transaction is None:
+                self._target = None
+
+    def _run_pieces(
+        self,
+        target: SharedConnection,
+        cursor: VirtualCursor,
+        text: str,
+        call: Callable[[Any, str | None], Any],
+    ) -> Any:
+        """A script that controls transactions by itself, one statement after the other."""
+        result = None
+        for piece in split(text):
+            if piece.kind is not Kind.EMPTY:
+                result = self._run_one(
+                    target, cursor, piece, lambda real, sql=piece.text: call(real, sql), call
+                )
+        return result
+
+    def _run_one(
+        self,
+        target: SharedConnection,
+        cursor: VirtualCursor,
+        statement: Statement,
+        run: Callable[[Any], Any],
+        run_text: Callable[[Any, str | None], Any],
+    ) -> Any:
+        kind = statement.kind
+        if kind in _NEVER:
+            raise UnsupportedInSandboxError(
+                f"{_first_words(statement)} cannot run inside a transaction, and"
+                f" {target.sandbox.label} is one. The statement was not sent. A test that needs it"
+                f" needs a database of its own."
+            )
+        if kind in _ENDS:
+            self._finish_by_text(target, statement)
+            return cursor._nothing()
+        if kind is Kind.BEGIN:
+            self._begin(target, statement)
+            self._explicit = True
+            return cursor._nothing()
+        if kind in _MOVES:
+            transaction = self._transaction or self._begin(target, statement)
+            return target.move(
+                self._io,
+                transaction,
+                statement,
+                lambda sql: run_text(cursor._open(target.real), sql),
+            )
+        transaction, finish = self._transaction, False
+        if transaction is None:
+            if self._begins(statement):
+                transaction = self._begin(target, statement)
+            else:
+                transaction, finish = self._new_transaction(target, statement), True
+        if kind is Kind.SET_TRANSACTION and statement.isolation is not None:
+            return self._set_isolation(target, transaction, statement, cursor, run_text)
+        if kind is Kind.READ and cursor._held:
+            # What it has declared on the server goes with its savepoint.
+            statement = Statement(Kind.WRITE, statement.text)
+        return target.run(
+            self._io,
+            transaction,
+            statement,
+            lambda: run(cursor._open(target.real)),
+            finish=finish,
+        )
+
+    def _begins(self, statement: Statement) -> bool:
+        """Whether this statement begins a transaction rather than being one of its own."""
+        if self._session.autocommit:
+            return False
+        return bool(self._driver.dialect.begins_transaction(statement))
+
+    def _begin(self, target: SharedConnection, statement: Statement) -> Transaction:
+        """The application's transaction, begun now if there is none."""
+        if self._transaction is None:
+            self._transaction = self._new_transaction(target, statement)
+            enlist(self._transaction)
+        return self._transaction
+
+    def _new_transaction(self, target: SharedConnection, statement: Statement) -> Transaction:
+        session, dialect = self._session, self._driver.dialect
+        transaction = Transaction(where=_caller(self._io), thread=self._io.thread())
+        if dialect.has_isolation_levels:
+            begin = statement.kind is Kind.BEGIN
+            asked = statement.isolation if begin or not target.stack.begun else None
+            transaction.isolation = asked or session.isolation or target.sandbox.isolation_level
+            transaction.read_only = statement.read_only if begin else session.read_only
+            self._check_isolation(target, transaction, transaction.isolation)
+        return transaction
+
+    def _check_isolation(
+        self, target: SharedConnection, transaction: Transaction, asked: str | None
+    ) -> None:
+        if target.stack.begun and weaker(target.stack.isolation, asked):
+            target.sandbox.warn_isolation(transaction.where, asked, target.stack.isolation)
+
+    def _set_isolation(
+        self,
+        target: SharedConnection,
+        transaction: Transaction,
+        statement: Statement,
+        cursor: VirtualCursor,
+        run_text: Callable[[Any, str | None], Any],
+    ) -> Any:
+        """SET TRANSACTION ISOLATION LEVEL: inside a savepoint only the present level is accepted."""
+        self._check_isolation(target, transaction, statement.isolation)
+
+        def run() -> Any:
+            level = target.stack.isolation or "READ COMMITTED"
+            return run_text(cursor._open(target.real), f"SET TRANSACTION ISOLATION LEVEL {level}")
+
+        return target.run(self._io, transaction, statement, run)
+
+    def _finish_by_text(self, target: SharedConnection, statement: Statement) -> None:
+        """COMMIT or ROLLBACK as text ends what it would end in production: this transaction."""
+        transaction = self._transaction
+        if transaction is None:
+            return
+        explicit = self._explicit
+        self._transaction = None
+        self._explicit = False
+        if statement.kind is Kind.COMMIT:
+            target.commit(self._io, transaction)
+        else:
+            target.rollback(self._io, transaction)
+        if statement.chain:
+            self._begin(target, statement)
+            self._explicit = explicit
+
+    def _ping(
+        self, cursor: VirtualCursor, statement: Statement, call: Callable[[Any, str | None], Any]
+    ) -> Any:
+        """An empty statement outside of a transaction asks whether the connection is alive.
+
+        A virtual one always is; a real one of its own is asked.
+        """
+        del statement
+        if self._own is None or self._source.find() is not PASS_THROUGH:
+            return cursor._nothing()
+        own = self._own
+        return self._io.call(own.real, lambda: call(cursor._open(own.real), None))
+
+    def _on_real(self, call: Callable[[Any], Any], what: str) -> Any:
+        """Run something of the driver's own in the application's transaction, as a write."""
+        self._check_open()
+        target = self._bind()
+        if not isinstance(target, SharedConnection):
+            return self._io.call(target.real, call, target.real)
+        statement = Statement(Kind.WRITE, what)
+        finish = self._session.autocommit and self._transaction is None
+        begin = self._new_transaction if finish else self._begin
+        transaction = begin(target, statement)
+        try:
+            return target.run(
+                self._io, transaction, statement, lambda: call(target.real), finish=finish
+            )
+        finally:
+            if self._transaction is None:
+                self._target = None
+
+
+class VirtualCursor:
+    """A cursor of a virtual connection. Results are the real cursor's."""
+
+    def __init__(
+        self, connection: VirtualConnection, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        set_ = object.__setattr__
+        set_(self, "connection", connection)
+        set_(self, "_args", args)
+        set_(self, "_kwargs", kwargs)
+        set_(self, "_real", None)
+        set_(self, "_parent", None)
+        set_(self, "_settings", {})
+        set_(self, "_closed", False)
+        set_(self, "_held", connection._driver.holds_server_state(args, kwargs))
+
+    if TYPE_CHECKING:
+        connection: VirtualConnection
+        _args: tuple[Any, ...]
+        _kwargs: dict[str, Any]
+        _real: Any
+        _parent: Any
+        _settings: dict[str, Any]
+        _closed: bool
+        _held: bool
+
+    # -- PEP 249 -----------------------------------------------------------------------------
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute; returns what the driver's cursor returns."""
+        return self._statement("execute", query, args, kwargs)
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute for each of the parameter sets."""
+        return self._statement("executemany", query, args, kwargs)
+
+    def executescript(self, script: str) -> VirtualCursor:
+        """sqlite3's: commit what is pending, then run each statement by itself."""
+        connection, session = self.connection, self.connection._session
+        connection.commit()
+        before, session.autocommit = session.autocommit, True
+        try:
+            for piece in split(script):
+                self.execute(piece.text)
+        finally:
+            session.autocommit = before
+        return self
+
+    def callproc(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a procedure; counts as a write."""
+        return self.connection._run(
+            self, f"CALL {name}", lambda real, _: real.callproc(name, *args, **kwargs)
+        )
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        return self._fetch("fetchone")
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        """The next rows."""
+        return self._fetch("fetchmany", *args, **kwargs)
+
+    def fetchall(self) -> Any:
+        """All the rows that remain."""
+        return self._fetch("fetchall")
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._held:
+            while (row := self.fetchone()) is not None:
+                yield row
+        else:
+            yield from self._opened()
+
+    def close(self) -> None:
+        """Close the cursor; the connection's transaction goes on."""
+        if self._closed:
+            return
+        self._closed = True
+        real = self._real
+        if real is None:
+            return
+        if self._held and self.connection._io.can_wait():
+            self.connection._io.call(self._parent, real.close)
+        elif not self._held:
+            real.close()
+
+    def __enter__(self) -> VirtualCursor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- the real cursor -----------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        real = self._real
+        if real is None:
+            if name in self._settings:
+                return self._settings[name]
+            if name in _BEFORE:
+                return _BEFORE[name]
+            real = self._opened()
+        return getattr(real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CURSOR_SLOTS:
+            object.__setattr__(self, name, value)
+            return
+        # Remembered: the real cursor is made, and may be made again, when we execute.
+        self._settings[name] = value
+        if self._real is not None:
+            setattr(self._real, name, value)
+
+    def _open(self, parent: Any) -> Any:
+        """The real cursor on that connection. Runs where the connection lives."""
+        if self._real is None or self._parent is not parent:
+            connection = self.connection
+            self._real = connection._driver.open_cursor(
+                parent, connection._session, self._args, self._kwargs
+            )
+            self._parent = parent
+            for name, value in self._settings.items():
+                setattr(self._real, name, value)
+        return self._real
+
+    def _opened(self) -> Any:
+        if self._real is None:
+            real = self.connection._any_real()
+            self.connection._io.call(real, self._open, real)
+        return self._real
+
+    def _nothing(self) -> VirtualCursor:
+        """The result of a statement that needed no server."""
+        return self
+
+    def _statement(
+        self, method: str, query: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._closed:
+            raise self.connection._driver.closed_error()
+        connection = self.connection
+        text = query if type(query) is str else connection._driver.text(query, connection)
+
+        def call(real: Any, replaced: str | None) -> Any:
+            if replaced is not None:
+                return getattr(real, "execute")(replaced)  # noqa: B009
+            return getattr(real, method)(query, *args, **kwargs)
+
+        result = connection._run(self, text, call)
+        return self if result is self._real else result
+
+    def _fetch(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        real = self._real if self._real is not None else self._opened()
+        if not self._held:
+            return getattr(real, method)(*args, **kwargs)
+        return self.connection._io.call(self._parent, getattr(real, method), *args, **kwargs)
+
+
+_SLOTS = frozenset(
+    "_source _driver _io _session _own _target _transaction _explicit _closed".split()
+)
+_CURSOR_SLOTS = frozenset(
+    "connection _args _kwargs _real _parent _settings _closed _held".split()
+)
+_BEFORE: dict[str, Any] = {
+    "description": None,
+    "rowcount": -1,
+    "arraysize": 1,
+    "lastrowid": None,
+    "rownumber": None,
+}
+
+_OURS = ("sandbox.connection.", "sandbox.adapters.", "sqlalchemy.", "greenlet", "asyncio.")
+
+
+def _caller(io: IO) -> str:
+    """The place in the application that is beginning a transaction: ``file:line (function)``."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(_OURS):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+        frame = frame.f_back or io.outer_frame(frame)
+    return "a statement"
+
+
+def _first_words(statement: Statement) -> str:
+    return " ".join(statement.text.split()[:4])
