@@ -74,5 +74,8 @@ class Source(Protocol):
     def give_back(self, physical: PhysicalConnection) -> None:
         """The sandbox has rolled everything back; the connection is as it was."""
 
+    def close(self, physical: PhysicalConnection) -> None:
+        """Close one that cannot be given back; callable outside of any event loop."""
+
     def prepare(self, physical: PhysicalConnection) -> None:
         """Run this source's listeners on a connection that another source opened; once."""

@@ -110,6 +110,6 @@ class Sandbox:
             if shared.reusable:
                 source.give_back(shared.physical)
             else:
-                shared.physical.close()
+                source.close(shared.physical)
             source.io.left()
         return escapes

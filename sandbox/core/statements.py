@@ -354,7 +354,7 @@ _without_slot = _pattern(
 
 
 def _definition(piece: _Piece) -> Statement:
-    shape = piece.shape.strip(SPACE + "(")
+    shape = piece.shape.strip(SPACE)
     found = _head.match(shape)
     head = found[1] if found else ""
     outside = _outside[head].match(shape) and not _without_slot.match(shape)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -194,6 +195,38 @@ async def test_a_hand_over_that_meets_a_cancellation_goes_on_to_the_next(
     with pytest.raises(asyncio.CancelledError):
         await first
     assert await second
+    mutex.release()
+
+
+async def test_a_hand_over_from_a_thread_finds_its_task_cancelled(mutex: Mutex) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    assert mutex.acquire()
+    task = asyncio.create_task(mutex.acquire_async())
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=mutex.release)
+    thread.start()
+    thread.join(DEADLINE)  # blocks the loop: nothing of it runs before the cancellation
+    assert mutex.waiting == 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await mutex.acquire_async(0)
+    mutex.release()
+    assert complaints == []
+
+
+def test_a_hand_over_that_meets_a_timeout_is_taken(mutex: Mutex) -> None:
+    assert mutex.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        ident = pool.submit(threading.get_ident).result(DEADLINE)
+        waiter = pool.submit(mutex.acquire, 0.01)
+        until(lambda: mutex.waiting == 1)
+        with mutex._guard:
+            # Its time is over, and it is about to say so.
+            until(lambda: sys._current_frames()[ident].f_code is Mutex._gives_up.__code__)
+            mutex._pass_on()
+        assert waiter.result(DEADLINE)
     mutex.release()
 
 
@@ -420,16 +453,20 @@ def test_a_waiter_whose_loop_runs_again_has_kept_its_place(mutex: Mutex) -> None
     assert mutex.acquire()
     loop = asyncio.new_event_loop()
     try:
-        sleeper = a_waiter_on(loop, mutex)
-        mutex.release()
-        assert mutex.acquire(0)
-        late = loop.create_task(mutex.acquire_async())
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.call_soon(mutex.release)
-        assert loop.run_until_complete(asyncio.wait_for(sleeper, DEADLINE))
-        assert not late.done()
-        loop.call_soon(mutex.release)
-        assert loop.run_until_complete(asyncio.wait_for(late, DEADLINE))
+        with ThreadPoolExecutor(2) as pool:
+            first, second = a_waiter_on(loop, mutex), a_waiter_on(loop, mutex)
+            third = pool.submit(mutex.acquire, DEADLINE)
+            until(lambda: mutex.waiting == 3)
+            fourth = pool.submit(mutex.acquire, DEADLINE)
+            until(lambda: mutex.waiting == 4)
+            mutex.release()
+            assert third.result(DEADLINE)
+            for task, later in ((first, second), (second, fourth)):
+                loop.call_soon(mutex.release)
+                assert loop.run_until_complete(asyncio.wait_for(task, DEADLINE))
+                assert not later.done()
+            mutex.release()
+            assert fourth.result(DEADLINE)
         mutex.release()
     finally:
         loop.close()

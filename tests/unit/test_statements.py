@@ -370,7 +370,7 @@ SQLITE_TRIGGER = """CREATE TEMP TRIGGER g AFTER INSERT ON t BEGIN
         ("SELECT 'it''s;'; SELECT 2", ["SELECT 'it''s;'", "SELECT 2"]),
         (r"SELECT E'\';'; SELECT 2", [r"SELECT E'\';'", "SELECT 2"]),
         (r"SELECT 'C:\'; SELECT 2", [r"SELECT 'C:\'", "SELECT 2"]),
-        (r"SELECT date'x\'; SELECT 2", [r"SELECT date'x\'", "SELECT 2"]),
+        (r"SELECT date'x\'; SELECT 'y'", [r"SELECT date'x\'", "SELECT 'y'"]),
         ("SELECT E'a\\\\'; SELECT 2", ["SELECT E'a\\\\'", "SELECT 2"]),
         ("SELECT E'a'\n'\\';'; SELECT 2", ["SELECT E'a'\n'\\';'", "SELECT 2"]),
         ("SELECT $$;$$; SELECT $a$;$$;$a$", ["SELECT $$;$$", "SELECT $a$;$$;$a$"]),

@@ -111,9 +111,6 @@ class HomeIO(GreenletIO):
     """
 
     def __init__(self) -> None:
-        self._homes: weakref.WeakKeyDictionary[Any, asyncio.AbstractEventLoop] = (
-            weakref.WeakKeyDictionary()
-        )
         self._seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._lasting: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -128,18 +125,16 @@ class HomeIO(GreenletIO):
     def left(self) -> None:
         self._lasting = weakref.WeakSet(loop for loop in self._seen if not loop.is_closed())
 
-    def settle(self, real: Any, home: asyncio.AbstractEventLoop) -> None:
-        """Remember where a connection lives."""
-        self._homes[real] = home
-
     def call(self, real: Any, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        home = self._homes.get(real)
-        if home is None or home is running_loop():
+        home = self._loop_of(real)
+        if home is running_loop():
             return fn(*args, **kwargs)
         return hop(home, fn, *args, **kwargs)
 
     def _loop_of(self, real: Any) -> asyncio.AbstractEventLoop:
-        return self._homes.get(real) or background_loop()
+        # asyncpg keeps the loop that it was made on.
+        loop: asyncio.AbstractEventLoop = real._connection._loop
+        return loop
 
 
 def hop(home: asyncio.AbstractEventLoop, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from sandbox.adapters.sqlalchemy.identity import in_memory
-from sandbox.adapters.sqlalchemy.io import HomeIO, hop, running_loop
+from sandbox.adapters.sqlalchemy.io import hop, running_loop
 from sandbox.connection.physical import PhysicalConnection
 
 if TYPE_CHECKING:
@@ -156,8 +156,6 @@ class EngineSource:
         else:
             record = hop(home, self._create)  # type: ignore[arg-type]
         real: Any = record.dbapi_connection
-        if isinstance(self.io, HomeIO):
-            self.io.settle(real, home)  # type: ignore[arg-type]
         physical = PhysicalConnection(
             real,
             self.driver,

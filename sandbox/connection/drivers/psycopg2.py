@@ -60,13 +60,23 @@ class Psycopg2(Driver):
             real.deferrable = session.deferrable
 
     def take_over(self, real: Any) -> None:
-        if not real.autocommit:
-            real.autocommit = True
+        # Not autocommit: psycopg2 would refuse named cursors. It begins by itself, once, before
+        # whatever we send first.
+        if real.autocommit:
+            real.autocommit = False
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
+        if list(statements) == ["ROLLBACK"]:
+            real.rollback()
+            return 1
+        begin = statements[0].startswith("BEGIN")
+        if begin:
+            level = statements[0].removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
+            real.isolation_level = _NUMBERS.get(level, _DEFAULT)
+            statements = statements[1:]
         with real.cursor() as cursor:
-            cursor.execute("; ".join(statements))
-        return 1
+            cursor.execute("; ".join(statements) or "SELECT")
+        return 1 + begin
 
     def in_transaction(self, real: Any) -> bool:
         # TRANSACTION_STATUS_ACTIVE, _INTRANS, _INERROR

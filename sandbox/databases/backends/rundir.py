@@ -1,10 +1,10 @@
 """The directory of one run, and the lock by which its users keep it alive.
 
-``<base>/pg-xxxxxxxx/`` holds ``alive`` (the lock), ``info.json``, ``log``, ``data/`` and ``sock/``.
-It is ours; only ``data`` and ``sock`` belong to the user that the server runs as.
+``<base>/pg-xxxxxxxx/`` holds ``alive`` and ``keeper`` (locks), ``info.json``, ``log``, ``data/``
+and ``sock/``.  It is ours; only ``data`` and ``sock`` belong to the user that the server runs as.
 
 Nobody trusts process ids here: whoever uses the server holds ``flock(alive, LOCK_SH)``, and whoever
-gets ``LOCK_EX`` knows that nobody does.  The kernel frees the locks of a process that dies.
+gets ``LOCK_EX`` knows that nobody does.  The keeper holds ``flock(keeper, LOCK_EX)``.  The kernel frees the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sandbox.databases.backends.storage import ServerUser
 
-__all__ = ("Hold", "RunDirectory", "remove", "sweep")
+__all__ = ("Hold", "RunDirectory", "is_kept", "remove", "sweep")
 
 _LONGEST_SOCKET = 100  # of the 104 to 108 bytes that the kernels allow
 
@@ -87,6 +87,20 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_kept(run_dir: Path) -> bool:
+    """Tell whether the keeper of this run lives: False too when the run is gone."""
+    import fcntl
+
+    try:
+        descriptor = os.open(run_dir / "keeper", os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
 
 
 class RunDirectory:

@@ -66,13 +66,19 @@ def server_user() -> ServerUser | None:
 
 
 def reachable(path: Path, user: ServerUser | None) -> bool:
-    """Tell whether the user may enter every directory down to this path, and read it."""
+    """Tell whether the user may enter every directory down to this path, and use it.
+
+    To use a directory is to walk through it, a program to run it, another file to read it.
+    """
     if user is None:
-        return os.access(path, os.R_OK)
+        return os.access(path, os.X_OK if path.is_dir() else os.R_OK)
     try:
         path = path.resolve(strict=True)
         steps = [(parent, 0o1) for parent in path.parents]
-        steps.append((path, 0o5 if path.is_dir() or os.access(path, os.X_OK) else 0o4))
+        if path.is_dir():
+            steps.append((path, 0o1))
+        else:
+            steps.append((path, 0o5 if os.access(path, os.X_OK) else 0o4))
         return all(_may(step.stat(), user, bits) for step, bits in steps)
     except OSError:
         return False
@@ -116,12 +122,12 @@ def cache_directory() -> Path | None:
     directory of our own below /var/tmp.
     """
     named = os.environ.get("SANDBOX_CACHE_DIR")
-    places = [Path(named)] if named else [*_user_caches(), *_shared_caches()]
+    places = [Path(named).absolute()] if named else [*_user_caches(), *_shared_caches()]
     for place in places:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-        # What is taken from here runs as us, so nobody else may write to it.
-        if own_directory(place) and os.access(place, os.W_OK | os.X_OK):
+        # The one that was named may be open to others: what we make in it is not.
+        if (own_directory(place) or named) and os.access(place, os.W_OK | os.X_OK):
             return place
     return None
 
@@ -171,7 +177,7 @@ def _ordered(root: Path, user: ServerUser | None) -> Storage:
         raise ServerStartError(f"The directory for the server's data does not exist: {root}")
     if not reachable(root, user):
         raise ServerStartError(
-            f"The server cannot use {root}: it is not readable"
+            f"The server cannot use {root}: it is closed"
             + (
                 f" for {user.name!r}, whom the server runs as because we are root; that user may"
                 " not enter it, or a directory above it. Name one below /tmp or /dev/shm."
