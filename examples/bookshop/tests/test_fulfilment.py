@@ -17,15 +17,15 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 import sandbox
+from sandbox.errors import OwnershipError
 
 
-def message(number: str = "BS-000001", **copies: int) -> OrderPaid:
-    lines = copies or {"i9780141439518": 1}
+def message(number: str = "BS-000001", copies: dict[str, int] | None = None) -> OrderPaid:
     return OrderPaid(
         order_number=number,
         recipient="Ada Lovelace",
         ship_to="12 St James's Square",
-        lines=tuple(PaidLine(isbn[1:], quantity) for isbn, quantity in lines.items()),
+        lines=tuple(PaidLine(isbn, n) for isbn, n in (copies or {ISBN: 1}).items()),
     )
 
 
@@ -137,7 +137,7 @@ def test_the_allowed_threads_share_the_tests_database(
 def test_a_job_that_fails_leaves_an_event_and_nothing_else(
     fulfilment_allowed: None, pool: FulfilmentPool
 ) -> None:
-    future = pool.submit(message(i9780141439518=150, i9780143105428=51))
+    future = pool.submit(message(copies={ISBN: 150, OTHER_ISBN: 51}))
 
     with pytest.raises(FulfilmentError, match="201 copies"):
         future.result(10)
@@ -150,7 +150,7 @@ def test_a_job_that_breaks_a_constraint_is_rolled_back(
     fulfilment_allowed: None, pool: FulfilmentPool
 ) -> None:
     with pytest.raises(IntegrityError):
-        pool.submit(message(i9780141439518=2, i9780143105428=0)).result(10)
+        pool.submit(message(copies={ISBN: 2, OTHER_ISBN: 0})).result(10)
 
     assert (count(Shipment), count(PickTask)) == (0, 0)
     assert kinds() == ["failed"]
@@ -191,6 +191,14 @@ def test_a_thread_can_be_allowed_before_it_starts(sandboxed: sandbox.Sandbox) ->
     night_shift.join(10)
 
     assert count(Shipment) == 1
+
+
+def test_a_thread_that_nobody_allowed_is_refused(pool: FulfilmentPool) -> None:
+    with pytest.raises(OwnershipError, match="fulfilment_0"):
+        pool.submit(message()).result(10)
+
+    assert count(Shipment) == 0
+    assert kinds() == []
 
 
 @pytest.mark.sandbox(shared=True)

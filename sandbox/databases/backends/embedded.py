@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from sandbox.databases.backends import cluster
 from sandbox.databases.backends.admin import Admin
-from sandbox.databases.backends.rundir import Hold, is_kept, sweep
+from sandbox.databases.backends.rundir import Hold, is_abandoned, sweep
 from sandbox.errors import ServerStartError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class EmbeddedPostgres:
     def _await_end(self) -> None:
         deadline = time.monotonic() + 5.0
         while self.run_dir.exists():
-            if time.monotonic() > deadline or not is_kept(self.run_dir):
+            if is_abandoned(self.run_dir) or time.monotonic() > deadline:
                 # The keeper was killed: do its work.
                 sweep(self.run_dir.parent)
                 break

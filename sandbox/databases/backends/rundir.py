@@ -4,7 +4,8 @@
 and ``sock/``.  It is ours; only ``data`` and ``sock`` belong to the user that the server runs as.
 
 Nobody trusts process ids here: whoever uses the server holds ``flock(alive, LOCK_SH)``, and whoever
-gets ``LOCK_EX`` knows that nobody does.  The keeper holds ``flock(keeper, LOCK_EX)``.  The kernel frees the locks of a process that dies.
+gets ``LOCK_EX`` knows that nobody does.  The keeper process holds ``flock(keeper, LOCK_EX)``.  The
+kernel frees the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from sandbox.databases.backends.storage import ServerUser
 
-__all__ = ("Hold", "RunDirectory", "is_kept", "remove", "sweep")
+__all__ = ("Hold", "RunDirectory", "is_abandoned", "remove", "sweep")
 
 _LONGEST_SOCKET = 100  # of the 104 to 108 bytes that the kernels allow
 
@@ -89,16 +90,16 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def is_kept(run_dir: Path) -> bool:
-    """Tell whether the keeper of this run lives: False too when the run is gone."""
+def is_abandoned(run_dir: Path) -> bool:
+    """Tell whether the keeper of this run was killed, so that nobody will remove it."""
     import fcntl
 
     try:
         descriptor = os.open(run_dir / "keeper", os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
-        return False
+        return False  # it is being removed
     try:
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
+        return _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 

@@ -32,6 +32,9 @@ _FAST = {
     "max_wal_size": "1GB",
     "shared_buffers": "128MB",
     "max_connections": "100",
+    # In files of the data directory, which go with it, even if the server is killed; and in a
+    # container's /dev/shm there are 64 MB for all.
+    "dynamic_shared_memory_type": "mmap",
     # Compiling pays for long queries; tests have short ones.
     "jit": "off",
     "log_checkpoints": "off",

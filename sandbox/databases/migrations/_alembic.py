@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
 import traceback
@@ -92,8 +93,15 @@ class AlembicSource:
     def _config(self) -> Config:
         from alembic.config import Config
 
-        toml = self.file.suffix == ".toml"  # since Alembic 1.16
-        config = Config(toml_file=self.file) if toml else Config(self.file)
+        if self.file.suffix != ".toml":
+            config = Config(str(self.file))
+        elif "toml_file" in inspect.signature(Config).parameters:
+            config = Config(toml_file=str(self.file))
+        else:
+            raise ConfigurationError(
+                f"migrations {self.description!r}: this Alembic does not read pyproject.toml\n"
+                '  install a newer one: pip install --upgrade "alembic>=1.16"'
+            )
         base = self.file.parent
         make_importable(base)
         # Alembic resolves it against the working directory, which need not be the project's.

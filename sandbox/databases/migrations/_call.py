@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class CallSource:
     def _wanted(self, function: Callable[..., Any]) -> str | None:
         parameters = [
             each
-            for each in inspect.signature(function).parameters.values()
+            for each in _signature(function).parameters.values()
             if each.default is each.empty
             and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
         ]
@@ -92,9 +93,23 @@ class CallSource:
         if not parameters:
             return None
         parameter = parameters[0]
-        annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
-        by_type = _WANTS.get(str(annotation).rpartition(".")[2])
+        by_type = _WANTS.get(_type_name(parameter.annotation))
         return by_type or _WANTS.get(parameter.name, "url")
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        # Annotations are evaluated now, and may name what is imported for type checkers only.
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _type_name(annotation: object) -> str:
+    for attribute in ("__name__", "__forward_arg__"):
+        annotation = getattr(annotation, attribute, annotation)
+    return str(annotation).strip("'\"").rpartition(".")[2]
 
 
 def _call(function: Callable[..., Any], wanted: str | None, url: str) -> None:

@@ -89,6 +89,10 @@ def test_nothing_waits_for_a_disk(server):
         assert show(server, "io_method", "data_checksums") == ["sync", "off"]
 
 
+def test_shared_memory_goes_with_the_directory(server):
+    assert show(server, "dynamic_shared_memory_type") == ["mmap"]
+
+
 def test_results_are_the_same_on_every_machine(server):
     assert show(server, "server_encoding", "timezone", "lc_messages") == ["UTF8", "UTC", "C"]
     with psycopg.connect(server.url()) as connection:

@@ -143,7 +143,7 @@ def test_a_terminated_keeper_takes_the_server_along(place, eventually):
 
 def test_a_server_that_dies_leaves_nothing_when_its_users_go(place, eventually):
     server = EmbeddedPostgres.start(root=place)
-    os.kill(server.pid, signal.SIGKILL)
+    os.kill(server.pid, signal.SIGQUIT)
     eventually(lambda: not lives(server.pid))
     server.close()
     assert not server.run_dir.exists()

@@ -91,6 +91,7 @@ def test_a_module_that_fails_to_import_fails_with_its_own_error(project, run):
 
 
 BUILDERS = """
+from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy import Connection, Engine
@@ -124,6 +125,9 @@ async def async_by_connection(connection: AsyncConnection):
     assert isinstance(connection, AsyncConnection)
     await connection.execute(DDL)
 
+def by_unknown_type(url: NotImportedHere):
+    by_url(url)
+
 async def async_by_engine(db: AsyncEngine):
     async with db.begin() as connection:
         await connection.execute(DDL)
@@ -153,6 +157,7 @@ def builders(project):
         "by_connection",
         "by_annotation",
         "by_engine",
+        "by_unknown_type",
         "async_by_url",
         "async_by_connection",
         "async_by_engine",

@@ -90,7 +90,7 @@ class Reports:
             .join(OrderLine, OrderLine.order_id == Order.id)
             .join(Book, Book.id == OrderLine.book_id)
             .order_by(Order.id, Book.id)
-            .execution_options(yield_per=50)
+            .execution_options(yield_per=20)
         )
         yield _csv_line("order", "status", "isbn", "quantity", "unit price")
         async with self.sessions() as session:
