@@ -1,10 +1,10 @@
 """Every test gets its own database, and the application does not notice.
 
-    import sandbox
+import sandbox
 
-    sandbox.checkout(engine)      # from here on everything is contained …
-    ...                           # … commits, threads, tasks
-    sandbox.checkin(engine)       # … and rolled back
+sandbox.checkout(engine)      # from here on everything is contained …
+...                           # … commits, threads, tasks
+sandbox.checkin(engine)       # … and rolled back
 """
 
 from sandbox._api import (

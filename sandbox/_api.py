@@ -238,9 +238,7 @@ def allow(
     child (``unallow_existing=True`` moves it). After Ecto's ``Sandbox.allow``.
     """
     database = _claim(target)[0] if target is not None else None
-    _registry.allow(
-        _registry.owner_of(owner), child, database, unallow_existing=unallow_existing
-    )
+    _registry.allow(_registry.owner_of(owner), child, database, unallow_existing=unallow_existing)
 
 
 def unallow(child: object, *, target: object = None) -> None:

@@ -74,8 +74,9 @@ class App:
         """What somebody else sees in the database."""
         engine = sa.create_engine(self.outside_url, poolclass=sa.NullPool)
         with engine.connect() as connection, sandbox.run_as(None):
-            names = list(connection.execute(sa.select(items.c.name).order_by(items.c.name)).scalars())
-        return names
+            return list(
+                connection.execute(sa.select(items.c.name).order_by(items.c.name)).scalars()
+            )
 
     def empty(self) -> None:
         engine = sa.create_engine(self.outside_url, poolclass=sa.NullPool)

@@ -39,8 +39,8 @@ class Dialect:
         return statement.kind is not Kind.EMPTY
 
 
-POSTGRESQL: Final = Dialect("postgresql", "PostgreSQL", True, True)  # noqa: FBT003
-SQLITE: Final = Dialect("sqlite", "SQLite", False, False)  # noqa: FBT003
+POSTGRESQL: Final = Dialect("postgresql", "PostgreSQL", True, True)
+SQLITE: Final = Dialect("sqlite", "SQLite", False, False)
 
 
 def weaker(level: str | None, than: str | None) -> bool:

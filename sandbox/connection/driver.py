@@ -11,8 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
-    from types import FrameType
     from collections.abc import Callable, Hashable, Mapping, Sequence
+    from types import FrameType
 
     from sandbox.connection.dialect import Dialect
     from sandbox.connection.mutex import Mutex

@@ -20,7 +20,7 @@ class PhysicalConnection:
     ``close`` is how its maker gets rid of it (listeners of the pool included).
     """
 
-    __slots__ = ("_close", "_discard", "driver", "home", "prepared_for", "real", "schema_changed")
+    __slots__ = ("_close", "_discard", "_prepared_for", "driver", "home", "real", "schema_changed")
 
     def __init__(
         self,
@@ -33,10 +33,18 @@ class PhysicalConnection:
         self.real = real
         self.driver = driver
         self.home = home
-        self.prepared_for: set[Hashable] = set()
+        self._prepared_for: set[Source] = set()
         self.schema_changed = False
         self._close = close
         self._discard = discard
+
+    def is_prepared_for(self, source: Source) -> bool:
+        """Whether the listeners of that engine have run on it."""
+        return source in self._prepared_for
+
+    def prepared(self, source: Source) -> None:
+        """They have."""
+        self._prepared_for.add(source)
 
     def close(self) -> None:
         """Close it for good; does I/O."""
@@ -55,8 +63,10 @@ class Source(Protocol):
 
     driver: Driver
     io: IO
-    session: Session
-    """The settings of a connection that the application has prepared."""
+
+    @property
+    def session(self) -> Session:
+        """The settings of a connection that the application has prepared."""
 
     @property
     def key(self) -> Hashable:

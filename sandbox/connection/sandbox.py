@@ -73,13 +73,12 @@ class Sandbox:
                 entry = self._shared.get(key)
                 if entry is None and not self._closed:
                     entry = self._shared[key] = (SharedConnection(physical, self), source)
-                    physical = None
-            if physical is not None:
+            if entry is None or entry[0].physical is not physical:
                 source.give_back(physical)
             if entry is None:
                 raise OwnerExitedError(f"{self!r} was checked in while this caller was binding.")
         shared = entry[0]
-        if source not in shared.physical.prepared_for:
+        if not shared.physical.is_prepared_for(source):
             source.prepare(shared.physical)
         return shared
 

@@ -9,8 +9,7 @@ where to run is the :class:`~sandbox.connection.driver.IO` of the caller.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandbox.connection.mutex import Mutex
@@ -25,6 +24,8 @@ from sandbox.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from sandbox.connection.driver import IO
     from sandbox.connection.physical import PhysicalConnection
     from sandbox.connection.sandbox import Sandbox
@@ -39,6 +40,8 @@ BUSY_AFTER: Final = 10.0
 """Seconds that a statement waits for the real connection, or for those above it to end."""
 END_AFTER: Final = 1.0
 """Seconds that a check-in waits for a statement that is still running."""
+LOOK_AFTER: Final = 0.1
+"""Seconds after which a waiter looks again: those who were garbage collected tell nobody."""
 
 _REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
 
@@ -147,9 +150,10 @@ class SharedConnection:
             self._notify()
 
     def abandon(self, transaction: Transaction) -> None:
-        """Its virtual connection went away where no I/O was possible; no waiting, no I/O."""
+        """Its virtual connection went away where no I/O was possible, perhaps by garbage
+        collection in the middle of another statement: no lock, no waiting. Who waits finds out.
+        """
         self.stack.abandon(transaction)
-        self._notify()
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -185,9 +189,7 @@ class SharedConnection:
     @property
     def reusable(self) -> bool:
         """Whether the real connection is as it was before the sandbox."""
-        return (
-            self._broken is None and self._escaped is None and not self.physical.schema_changed
-        )
+        return self._broken is None and self._escaped is None and not self.physical.schema_changed
 
     # -- the turn ----------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class SharedConnection:
         began = time.monotonic()
         self._mutex.release()
         try:
-            io.lock(signal, timeout)
+            io.lock(signal, min(timeout, LOOK_AFTER))
         finally:
             self.sandbox.stats.waits += 1
             self.sandbox.stats.waited += time.monotonic() - began
@@ -345,10 +347,8 @@ class SharedConnection:
         self._send(io, self.stack.settle(transaction))
         sql, guard = self.stack.guard()
         self._send(io, sql)
-        try:
+        with suppress(Exception):  # failing is its purpose
             io.call(self.real, self.driver.send, self.real, [_REABORT])
-        except Exception:  # noqa: BLE001, S110 - failing is its purpose
-            pass
         try:
             return io.call(self.real, call)
         finally:

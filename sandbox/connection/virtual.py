@@ -11,7 +11,7 @@ Sources: PEP 249; for what begins and ends a transaction, the manuals of the dri
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sandbox.connection.dialect import weaker
 from sandbox.connection.shared import SharedConnection
@@ -95,7 +95,7 @@ class VirtualConnection:
         """Close from where waiting may be impossible (SQLAlchemy's ``do_terminate``)."""
         self.close()
 
-    def __enter__(self) -> VirtualConnection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -263,9 +263,7 @@ class VirtualConnection:
         result = None
         for piece in split(text):
             if piece.kind is not Kind.EMPTY:
-                result = self._run_one(
-                    target, cursor, piece, lambda real, sql=piece.text: call(real, sql), call
-                )
+                result = self._run_one(target, cursor, piece, _with_text(call, piece.text), call)
         return result
 
     def _run_one(
@@ -298,12 +296,9 @@ class VirtualConnection:
                 statement,
                 lambda sql: run_text(cursor._open(target.real), sql),
             )
-        transaction, finish = self._transaction, False
-        if transaction is None:
-            if self._begins(statement):
-                transaction = self._begin(target, statement)
-            else:
-                transaction, finish = self._new_transaction(target, statement), True
+        finish = self._transaction is None and not self._begins(statement)
+        begin = self._new_transaction if finish else self._begin
+        transaction = begin(target, statement)
         if kind is Kind.SET_TRANSACTION and statement.isolation is not None:
             return self._set_isolation(target, transaction, statement, cursor, run_text)
         if kind is Kind.READ and cursor._held:
@@ -355,7 +350,7 @@ class VirtualConnection:
         cursor: VirtualCursor,
         run_text: Callable[[Any, str | None], Any],
     ) -> Any:
-        """SET TRANSACTION ISOLATION LEVEL: inside a savepoint only the present level is accepted."""
+        """SET TRANSACTION: inside a savepoint the server accepts only the present level."""
         self._check_isolation(target, transaction, statement.isolation)
 
         def run() -> Any:
@@ -498,7 +493,7 @@ class VirtualCursor:
         elif not self._held:
             real.close()
 
-    def __enter__(self) -> VirtualCursor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -573,10 +568,20 @@ class VirtualCursor:
 
 
 _SLOTS = frozenset(
-    "_source _driver _io _session _own _target _transaction _explicit _closed".split()
+    [
+        "_source",
+        "_driver",
+        "_io",
+        "_session",
+        "_own",
+        "_target",
+        "_transaction",
+        "_explicit",
+        "_closed",
+    ]
 )
 _CURSOR_SLOTS = frozenset(
-    "connection _args _kwargs _real _parent _settings _closed _held".split()
+    ["connection", "_args", "_kwargs", "_real", "_parent", "_settings", "_closed", "_held"]
 )
 _BEFORE: dict[str, Any] = {
     "description": None,
@@ -598,6 +603,10 @@ def _caller(io: IO) -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back or io.outer_frame(frame)
     return "a statement"
+
+
+def _with_text(call: Callable[[Any, str | None], Any], text: str) -> Callable[[Any], Any]:
+    return lambda real: call(real, text)
 
 
 def _first_words(statement: Statement) -> str:

@@ -115,7 +115,7 @@ def _default_label() -> str:
 _patched: dict[str, Any] = {}
 
 
-def inherit_threads(enabled: bool = True) -> None:  # noqa: FBT001, FBT002 - the public contract
+def inherit_threads(enabled: bool = True) -> None:
     """Let ``Thread.start`` and ``Executor.submit`` carry the owner along, or stop doing so.
 
     Process-wide, idempotent, off by default: on CPython before 3.14 (and unless
@@ -143,9 +143,7 @@ def inherit_threads(enabled: bool = True) -> None:  # noqa: FBT001, FBT002 - the
                 self.__dict__["run"] = run_as_owner
             start(self)
 
-        def submit_as_owner(
-            self: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any
-        ) -> Any:
+        def submit_as_owner(self: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             owner = _owner.get()
             # A worker thread must not inherit the owner of the job that happened to start it.
             with run_as(None):

@@ -15,9 +15,8 @@ import enum
 import fnmatch
 import threading
 import weakref
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sandbox.core.owner import Caller, Owner, current_owner
 from sandbox.errors import (
@@ -28,6 +27,9 @@ from sandbox.errors import (
     OwnerExitedError,
     OwnershipError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
 
 __all__ = ("PASS_THROUGH", "Child", "Mode", "PassThrough", "Registry", "Shared")
 
@@ -54,7 +56,7 @@ class Shared:
 class PassThrough(enum.Enum):
     """The answer for a caller that may use the real database."""
 
-    PASS_THROUGH = "pass-through"
+    PASS_THROUGH = enum.auto()
 
 
 PASS_THROUGH: Final = PassThrough.PASS_THROUGH
@@ -217,7 +219,9 @@ class Registry(Generic[S]):
                     if held.made_by(who)
                 ]
                 if not found:
-                    raise NotFoundError(f"{who!r} has no sandbox that it could allow others to use.")
+                    raise NotFoundError(
+                        f"{who!r} has no sandbox that it could allow others to use."
+                    )
                 owner = found[0]
             if not any(owner in entry.held for entry in self._databases.values()):
                 raise NotFoundError(

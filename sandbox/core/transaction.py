@@ -125,9 +125,10 @@ class Stack:
         start = self._above(transaction) if transaction.frames else 0
         for frame in reversed(self.frames[start:]):
             other = frame.transaction
-            if frame.state is FrameState.OPEN and other is not None and other is not transaction:
-                if not self.clean(other):
-                    return other
+            if frame.state is not FrameState.OPEN or other is None or other is transaction:
+                continue
+            if not self.clean(other) and other not in self._abandoned:
+                return other
         return None
 
     def clean(self, transaction: Transaction) -> bool:
@@ -274,7 +275,8 @@ class Stack:
         return f"BEGIN ISOLATION LEVEL {self.isolation}" if self.isolation else "BEGIN"
 
     def _take_frame(self, transaction: Transaction) -> list[str]:
-        if self.frames and (top := self.frames[-1]) and self._empty(top):
+        top = self.frames[-1] if self.frames else None
+        if top is not None and self._empty(top):
             if top.transaction is not None:
                 self._evict(top.transaction)
             top.transaction, top.state, top.label = transaction, FrameState.OPEN, None

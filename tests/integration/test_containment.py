@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -21,7 +22,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, sessionmaker
 
 import sandbox
@@ -128,7 +134,7 @@ def four_threads(app: Application) -> tuple[Any, Any]:
                 session.execute(insert(f"{number}-{step}"))
                 session.commit()
 
-    in_threads([lambda number=number: work(number) for number in range(4)])
+    in_threads([functools.partial(work, number) for number in range(4)])
     with app.Session() as session:
         return len(session.scalars(SELECT).all()), 40
 
@@ -263,7 +269,7 @@ ROWS = (
     Row("`AsyncSession` commit", async_session_commit),
     Row("`AsyncEngine.begin()`", async_engine_begin),
     Row("asyncpg's own connection, `execute()`", async_raw_connection),
-    Row("`asyncio.gather` of 4 × 10 commits", gather),
+    Row("`asyncio.gather` of 4 x 10 commits", gather),
     Row("sync session in `asyncio.to_thread`", to_thread),
     Row("event loops of its own, `asyncio.run` thrice", own_loop),
 )

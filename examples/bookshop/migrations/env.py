@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from alembic import context
+from sqlalchemy import create_engine, pool
+
 from bookshop.models import ShopBase
 from bookshop.settings import Settings
 from bookshop.warehouse.models import WarehouseBase
-from sqlalchemy import create_engine, pool
 
 target_metadata = [ShopBase.metadata, WarehouseBase.metadata]
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from bookshop.app import app
 from httpx import ASGITransport, AsyncClient
 from shop import Shop
 from starlette.testclient import TestClient
 
 import sandbox
+from bookshop.app import app
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bookshop.app import app
 from httpx import AsyncClient, Response
+
+from bookshop.app import app
 
 # Every test uses the same keys: the database is empty whenever one starts.
 ISBN = "9780141439518"

@@ -6,14 +6,15 @@ import asyncio
 from decimal import Decimal
 
 import pytest
+from httpx import AsyncClient
+from shop import ISBN, OTHER_ISBN, Shop
+from sqlalchemy import select
+
 from bookshop.app import app
 from bookshop.db import ShopSession
 from bookshop.models import Order, OrderStatus, Payment
 from bookshop.routers.orders import get_gateway
 from bookshop.services.payments import Charge
-from httpx import AsyncClient
-from shop import ISBN, OTHER_ISBN, Shop
-from sqlalchemy import select
 
 
 async def payments() -> list[tuple[bool, Decimal]]:

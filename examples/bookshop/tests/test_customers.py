@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from bookshop.db import ShopSession
-from bookshop.models import Address, Customer
 from httpx import AsyncClient
 from shop import ADDRESS, EMAIL, ISBN, Shop, customer
 from sqlalchemy import func, select
+
+from bookshop.db import ShopSession
+from bookshop.models import Address, Customer
 
 
 async def count(entity: type) -> int:

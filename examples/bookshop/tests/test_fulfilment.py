@@ -6,17 +6,17 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from bookshop.db import WarehouseSession
-from bookshop.warehouse.messages import OrderPaid, PaidLine
-from bookshop.warehouse.models import FulfilmentEvent, PickTask, Shipment
-from bookshop.warehouse.pool import FulfilmentPool
-from bookshop.warehouse.service import FulfilmentError, create_shipment, shipment_of
 from httpx import AsyncClient
 from shop import ISBN, OTHER_ISBN, Shop
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 import sandbox
+from bookshop.db import WarehouseSession
+from bookshop.warehouse.messages import OrderPaid, PaidLine
+from bookshop.warehouse.models import FulfilmentEvent, PickTask, Shipment
+from bookshop.warehouse.pool import FulfilmentPool
+from bookshop.warehouse.service import FulfilmentError, create_shipment, shipment_of
 from sandbox.errors import OwnershipError
 
 

@@ -7,12 +7,13 @@ import unittest
 from decimal import Decimal
 
 import pytest
-from bookshop.db import WarehouseSession
-from bookshop.warehouse.models import SupplierPrice
-from bookshop.warehouse.prices import PriceListError, import_prices, prices_of
 from httpx import AsyncClient, Response
 from shop import ISBN, OTHER_ISBN
 from sqlalchemy import func, select
+
+from bookshop.db import WarehouseSession
+from bookshop.warehouse.models import SupplierPrice
+from bookshop.warehouse.prices import PriceListError, import_prices, prices_of
 
 
 async def upload(client: AsyncClient, supplier: str, *lines: str) -> Response:

@@ -4,11 +4,12 @@ import asyncio
 import csv
 import io
 
-from bookshop.db import ShopSession, async_engine
-from bookshop.models import MaintenanceRun, SalesSnapshot
 from httpx import AsyncClient
 from shop import ISBN, OTHER_ISBN, Shop
 from sqlalchemy import select
+
+from bookshop.db import ShopSession, async_engine
+from bookshop.models import MaintenanceRun, SalesSnapshot
 
 
 async def tasks() -> list[str]:

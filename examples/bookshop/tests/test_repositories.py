@@ -6,6 +6,11 @@ import asyncio
 from decimal import Decimal
 
 import pytest
+from shop import EMAIL, ISBN, OTHER_ISBN
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm.exc import StaleDataError
+
 from bookshop.db import ShopSession, WarehouseSession
 from bookshop.errors import NotFoundError
 from bookshop.models import Address, Author, Book, Customer, Order, Stock
@@ -22,10 +27,6 @@ from bookshop.warehouse.service import (
     finish_task,
     shipment_of,
 )
-from shop import EMAIL, ISBN, OTHER_ISBN
-from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm.exc import StaleDataError
 
 
 async def save_book(isbn: str = ISBN) -> int:

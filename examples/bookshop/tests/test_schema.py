@@ -8,11 +8,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
+
 from bookshop.db import ShopSession, sync_engine
 from bookshop.models import Customer, ShopBase
 from bookshop.warehouse.models import WarehouseBase
-from sqlalchemy import inspect, text
-from sqlalchemy.exc import IntegrityError
 
 ALEMBIC = Config(Path(__file__).parent.parent / "alembic.ini")
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 
-from bookshop.db import ShopSession
-from bookshop.models import Book
-from bookshop.repositories.stock import StockRepository
 from httpx import AsyncClient
 from shop import ISBN, Shop
 from sqlalchemy import select
+
+from bookshop.db import ShopSession
+from bookshop.models import Book
+from bookshop.repositories.stock import StockRepository
 
 
 async def ledger_total(isbn: str) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import unittest
 
 import pytest
-from bookshop.app import app
-from bookshop.db import WarehouseSession
-from bookshop.warehouse.models import FulfilmentEvent, Shipment
 from shop import ISBN, book, customer
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from starlette.testclient import TestClient
+
+from bookshop.app import app
+from bookshop.db import WarehouseSession
+from bookshop.warehouse.models import FulfilmentEvent, Shipment
 
 
 def test_a_visitor_buys_a_book(browser: TestClient) -> None:

@@ -24,15 +24,15 @@ from sandbox.adapters.sqlalchemy.identity import (
     has_own_creator,
     in_memory,
 )
-from sandbox.adapters.sqlalchemy.io import run_on, background_loop
+from sandbox.adapters.sqlalchemy.io import background_loop, run_on
 from sandbox.adapters.sqlalchemy.pool import adopted, is_adopted
 from sandbox.adapters.sqlalchemy.source import EngineSource, Idle
 from sandbox.errors import UnsupportedTargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
-    from sqlalchemy.engine import PoolProxiedConnection
+    from sqlalchemy.pool import PoolProxiedConnection
 
     from sandbox.connection.sandbox import Sandbox
     from sandbox.core.ownership import Registry
@@ -49,7 +49,7 @@ class SQLAlchemyAdapter:
         self._lock = threading.RLock()
         self._databases: weakref.WeakKeyDictionary[Engine, Hashable] = weakref.WeakKeyDictionary()
         self._sources: weakref.WeakSet[EngineSource] = weakref.WeakSet()
-        self._original: Callable[[Engine], PoolProxiedConnection] | None = None
+        self._original: Any = None
 
     def install(self) -> None:
         """Watch the door; idempotent."""
@@ -60,10 +60,11 @@ class SQLAlchemyAdapter:
         def raw_connection(engine: Engine) -> PoolProxiedConnection:
             if not is_adopted(engine.pool):
                 self._consider(engine)
-            return original(engine)
+            connection: PoolProxiedConnection = original(engine)
+            return connection
 
         raw_connection.__doc__ = original.__doc__
-        Engine.raw_connection = raw_connection  # type: ignore[method-assign]
+        Engine.raw_connection = raw_connection  # type: ignore[method-assign,assignment]
 
     def uninstall(self) -> None:
         """Leave the door; engines that were adopted stay so, and pass through."""
@@ -144,7 +145,7 @@ class SQLAlchemyAdapter:
             dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]
         ) -> None:
             del dialect, record
-            source.note_arguments({**options, **dict(enumerate(map(str, arguments)))})
+            source.note_arguments({**options, "positional": arguments})
             if engine.dialect.name == "sqlite":
                 # One connection serves many threads, one at a time.
                 options["check_same_thread"] = False
@@ -180,7 +181,7 @@ class SQLAlchemyAdapter:
             database = run_on(background_loop(), look)
         else:
             database = look()
-        return database or ("engine", weakref.ref(engine))
+        return ("engine", weakref.ref(engine)) if database is None else database
 
 
 def _dispose(engine: Engine, pool: Any) -> None:

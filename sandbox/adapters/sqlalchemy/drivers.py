@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
+from sandbox.adapters.sqlalchemy.io import GreenletIO, HomeIO
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import IO, Driver, Session, ThreadIO
 from sandbox.connection.drivers.psycopg import Psycopg, PsycopgConnection
 from sandbox.connection.drivers.psycopg2 import Psycopg2
 from sandbox.connection.drivers.sqlite import Sqlite, VirtualSqlite
-from sandbox.adapters.sqlalchemy.io import GreenletIO, HomeIO
 from sandbox.connection.virtual import VirtualConnection
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sandbox.connection.dialect import Dialect
 
-__all__ = ("AsyncPsycopg", "Asyncpg", "Aiosqlite", "driver_for")
+__all__ = ("Aiosqlite", "AsyncPsycopg", "Asyncpg", "driver_for")
 
 
 class _Adapted(VirtualConnection):
@@ -60,7 +60,7 @@ class DriverConnection:
         return self._virtual._closed or self._virtual._lost
 
     def transaction(self, **options: Any) -> _DriverTransaction:
-        """asyncpg's block: a transaction, or a savepoint inside one."""
+        """Asyncpg's block: a transaction, or a savepoint inside one."""
         return _DriverTransaction(self._virtual, options)
 
     def __getattr__(self, name: str) -> Any:
@@ -235,7 +235,9 @@ class Asyncpg(Driver):
     def closed_error(self) -> Exception:
         from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-        return AsyncAdapt_asyncpg_dbapi.InterfaceError("connection is closed")
+        error: Any = AsyncAdapt_asyncpg_dbapi.InterfaceError
+        closed: Exception = error("connection is closed")
+        return closed
 
 
 class VirtualAsyncpg(_Adapted):
@@ -243,7 +245,7 @@ class VirtualAsyncpg(_Adapted):
 
     @property
     def isolation_level(self) -> str | None:
-        """asyncpg's word for the level, or ``autocommit``."""
+        """Asyncpg's word for the level, or ``autocommit``."""
         if self._session.autocommit:
             return "autocommit"
         return _asyncpg_level(self._session.isolation)

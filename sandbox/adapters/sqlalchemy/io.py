@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +18,7 @@ from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 from sandbox.connection.driver import IO
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable, Coroutine, Hashable
     from types import FrameType
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool import Pool, _ConnectionRecord
+from sqlalchemy.pool import Pool
+from sqlalchemy.pool.base import _ConnectionRecord
 
 if TYPE_CHECKING:
     from sandbox.adapters.sqlalchemy.source import EngineSource
@@ -30,7 +31,8 @@ class VirtualRecord(_ConnectionRecord):
         self._make()
 
     def _make(self) -> None:
-        self.dbapi_connection = self._source.virtual()
+        connection: Any = self._source.virtual()
+        self.dbapi_connection = connection
         self.starttime = time.time()
         self.fresh = True
         self.info.clear()

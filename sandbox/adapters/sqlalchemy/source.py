@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,22 @@ if TYPE_CHECKING:
 __all__ = ("EngineSource", "Idle")
 
 _HARMLESS = frozenset(
-    "application_name connect_timeout timeout command_timeout keepalives keepalives_idle"
-    " keepalives_interval keepalives_count sslmode gssencmode context"
-    " prepared_statement_cache_size statement_cache_size check_same_thread".split()
+    [
+        "application_name",
+        "connect_timeout",
+        "timeout",
+        "command_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "sslmode",
+        "gssencmode",
+        "context",
+        "prepared_statement_cache_size",
+        "statement_cache_size",
+        "check_same_thread",
+    ]
 )
 
 
@@ -87,7 +101,7 @@ class EngineSource:
     def follow(self, pool: Pool) -> None:
         """Listeners of the virtual pool, those yet to come too, are those of the real one."""
         # EventTarget keeps its listeners in this attribute; an instance may have another's.
-        self._pool.dispatch = pool.dispatch  # type: ignore[assignment]
+        self._pool.dispatch = pool.dispatch
 
     def virtual(self) -> VirtualConnection:
         """A new virtual connection for the application's pool."""
@@ -140,7 +154,7 @@ class EngineSource:
         return (self.database, self.driver.name, self._arguments)
 
     def find(self) -> Sandbox | PassThrough:
-        """Who is calling?"""
+        """Say who is calling."""
         return self._find(self.database)
 
     def open(self) -> PhysicalConnection:
@@ -163,7 +177,7 @@ class EngineSource:
             lambda: self._discard(real),
             home,
         )
-        physical.prepared_for.add(self)
+        physical.prepared(self)
         if self._session is None:
             self._session = self.driver.session(real)
             self.info = dict(record.info)
@@ -172,9 +186,9 @@ class EngineSource:
     def borrow(self) -> PhysicalConnection:
         """An idle one of this kind that lives where the caller can reach it, or a new one."""
         if self._single:
-            physical = self._only or self.open()
-            self.io.call(physical.real, self.driver.take_over, physical.real)
-            return physical
+            only = self._only or self.open()
+            self.io.call(only.real, self.driver.take_over, only.real)
+            return only
         physical = self._idle.take(self._idle_key(self.io.home()))
         if physical is None or self.driver.lost(physical.real):
             physical = self.open()
@@ -188,7 +202,7 @@ class EngineSource:
 
     def prepare(self, physical: PhysicalConnection) -> None:
         """Run this engine's ``connect`` listeners on a connection that a twin engine opened."""
-        physical.prepared_for.add(self)
+        physical.prepared(self)
         # The first listener of all initialises the dialect; _prime has done that.
         record = _Prepared(self._pool, physical.real)
         self.io.call(physical.real, self._pool.dispatch.connect, physical.real, record)
@@ -217,17 +231,15 @@ class EngineSource:
         if self._single:
             # Not a new one: the database that the application has filled lies in the old.
             self._kept = self._pool.connect()
-            return self._kept._connection_record  # type: ignore[attr-defined]
+            return self._kept._connection_record
         return self._pool._create_connection()
 
     _kept: Any = None
 
     def _discard(self, real: Any) -> None:
         force = getattr(real, "_terminate_force_close", None)
-        try:
+        with contextlib.suppress(Exception):  # nobody is left to tell
             (force or real.close)()
-        except Exception:  # noqa: BLE001, S110 - nobody is left to tell
-            pass
 
 
 class _Prepared:

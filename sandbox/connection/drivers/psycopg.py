@@ -204,9 +204,9 @@ class VirtualPsycopg(PsycopgConnection):
     def transaction(
         self,
         savepoint_name: str | None = None,
-        force_rollback: bool = False,  # noqa: FBT001, FBT002 - psycopg's signature
+        force_rollback: bool = False,
     ) -> Iterator[Any]:
-        """psycopg's block: a transaction, or a savepoint inside one."""
+        """Psycopg's block: a transaction, or a savepoint inside one."""
         import psycopg
 
         outermost = not self._in_use

@@ -104,7 +104,8 @@ class Psycopg2(Driver):
     def closed_error(self) -> Exception:
         import psycopg2
 
-        return psycopg2.InterfaceError("connection already closed")
+        error: Exception = psycopg2.InterfaceError("connection already closed")
+        return error
 
 
 class VirtualPsycopg2(VirtualConnection):

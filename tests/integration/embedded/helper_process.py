@@ -52,6 +52,13 @@ for line in sys.stdin:
         elif word == "uid":
             assert server is not None
             answer = str(Path(f"/proc/{server.pid}").stat().st_uid)
+        elif word == "groups":
+            assert server is not None
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            answer = status.partition("Groups:")[2].partition("\n")[0].strip() or "none"
+        elif word == "session":
+            assert server is not None
+            answer = str(server._admin._execute("SELECT pg_backend_pid()"))
         elif word == "exit":
             os._exit(3)
     except SandboxError as error:

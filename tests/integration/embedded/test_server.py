@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sandbox.databases.backends import EmbeddedPostgres
+from sandbox.databases.backends.cluster import ServerInfo
 from sandbox.errors import ConfigurationError, SandboxError, ServerStartError
 
 ODD = "odd näme %/?#&'\""
@@ -29,6 +31,18 @@ def tcp_server():
 @pytest.fixture(params=["socket", "tcp"])
 def either(request, server, tcp_server):
     return server if request.param == "socket" else tcp_server
+
+
+@pytest.fixture
+def deep(place):
+    """A root whose path is longer than that of a socket may be."""
+    path = place / ("d" * 60) / ("e" * 60)
+    path.mkdir(parents=True)
+    path.parent.chmod(0o711)
+    path.chmod(0o711)
+    yield path
+    path.rmdir()
+    path.parent.rmdir()
 
 
 @pytest.fixture
@@ -127,11 +141,17 @@ def test_alter_system_has_its_say(place):
 
 
 def test_the_callers_environment_does_not_reach_the_server(place, monkeypatch):
-    for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "TZ": "Asia/Tokyo"}.items():
+    foreign = {
+        "PGPORT": "1",
+        "PGDATA": "/nowhere",
+        "TZ": "Asia/Tokyo",
+        "PGCLIENTENCODING": "LATIN1",
+    }
+    for name, value in foreign.items():
         monkeypatch.setenv(name, value)
     with EmbeddedPostgres.start(root=place) as server:
         monkeypatch.undo()
-        assert show(server, "port", "timezone") == ["5432", "UTC"]
+        assert show(server, "port", "timezone", "client_encoding") == ["5432", "UTC", "UTF8"]
 
 
 def test_only_its_user_reaches_the_socket(server):
@@ -155,19 +175,20 @@ def test_the_server_is_not_root(server):
         assert owner == os.geteuid()
 
 
-def test_a_long_path_has_a_short_socket(place):
-    deep = place / ("d" * 60) / ("e" * 60)
-    deep.mkdir(parents=True)
-    deep.parent.chmod(0o711)
-    deep.chmod(0o711)
+def test_a_long_path_has_a_short_socket(deep):
     with EmbeddedPostgres.start(root=deep) as server:
         assert server.run_dir.is_relative_to(deep)
         assert len(server.host) < 80
         assert show(server, "fsync") == ["off"]
     assert not Path(server.host).exists()
-    assert list(deep.iterdir()) == []
-    deep.rmdir()
-    deep.parent.rmdir()
+
+
+def test_a_short_socket_goes_with_a_run_that_is_swept(deep):
+    server = EmbeddedPostgres.start(root=deep)
+    os.kill(ServerInfo.read(server.run_dir / "info.json").keeper, signal.SIGKILL)
+    server.close()
+    assert not Path(server.host).exists()
+    assert not server.run_dir.exists()
 
 
 def test_a_database_is_made_found_and_dropped(server):

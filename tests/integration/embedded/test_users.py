@@ -115,6 +115,13 @@ def test_root_copies_what_its_server_cannot_reach(closed_installation, place, mo
 
 
 @pytest.mark.usefixtures("needs_root")
+def test_the_server_has_none_of_the_groups_of_root(helper, place):
+    starter = helper(sys.executable, extra_groups=[0, 4])
+    starter.ask(f"start {place}")
+    assert starter.ask("groups") == "none"
+
+
+@pytest.mark.usefixtures("needs_root")
 def test_what_is_reachable_is_not_copied():
     found = binaries.find()
     user = storage.server_user()

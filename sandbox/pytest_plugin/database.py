@@ -1,0 +1,190 @@
+"""The database of one run, or of one worker of it: made, found by its URL, and gone at the end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox.databases import urls
+from sandbox.errors import ConfigurationError
+from sandbox.pytest_plugin.files import RunFiles
+from sandbox.pytest_plugin.worker import FILES_VARIABLE, SERVER_VARIABLE, worker_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.databases.backends import EmbeddedPostgres
+    from sandbox.pytest_plugin.settings import Settings
+
+__all__ = ("RunDatabase", "open_database")
+
+
+class RunDatabase(ABC):
+    """Where this process's tests run."""
+
+    shares: dict[str, str]
+    """What the environment of the workers has to say for them to find this."""
+    made_here = True
+    """Whether it is new, or ours to use as we like; False for one that the user named."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """For the header."""
+
+    @abstractmethod
+    def url(self, scheme: str | None = None) -> str:
+        """The database's URL for SQLAlchemy, ``scheme`` being its dialect and driver."""
+
+    def migrate(self, action: Callable[[], None]) -> None:
+        """Build the schema, if nobody else has."""
+        action()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove what was made."""
+
+
+def open_database(settings: Settings, *, controller: bool) -> RunDatabase:
+    """Make or find the database; for xdist's controller only what its workers share.
+
+    Raises ServerStartError, UnsafeDatabaseError, ConfigurationError; nothing is left behind then.
+    """
+    if settings.url is not None:
+        return _Named(settings.url, allow_any=settings.allow_any_database, controller=controller)
+    if settings.backend == "sqlite":
+        return _SqliteFile(controller=controller)
+    return _Embedded.open(controller=controller)
+
+
+class _Embedded(RunDatabase):
+    """A database of its own on the run's embedded server."""
+
+    def __init__(self, server: EmbeddedPostgres, name: str | None, *, attached: bool) -> None:
+        self._server = server
+        self._name = name
+        self._attached = attached
+        self.shares = {SERVER_VARIABLE: str(server.run_dir)}
+
+    @classmethod
+    def open(cls, *, controller: bool) -> _Embedded:
+        from sandbox.databases.backends import EmbeddedPostgres
+
+        run_dir = os.environ.get(SERVER_VARIABLE)
+        server = EmbeddedPostgres.attach(Path(run_dir)) if run_dir else EmbeddedPostgres.start()
+        try:
+            name = None
+            if not controller:
+                # Random: a worker that crashed is replaced by one that makes its own.
+                worker = worker_name()
+                suffix = f"_{worker}" if worker else ""
+                name = f"sandbox_run_{secrets.token_hex(4)}{suffix}"
+                server.create_database(name)
+            return cls(server, name, attached=run_dir is not None)
+        except BaseException:
+            server.close()
+            raise
+
+    @property
+    def description(self) -> str:
+        server = self._server
+        database = f"database {self._name}" if self._name else "a database for each worker"
+        how = "shared" if self._attached else f"started in {server.started_in * 1000:.0f} ms"
+        return f"PostgreSQL {server.version} (embedded, {server.storage}), {database}, {how}"
+
+    def url(self, scheme: str | None = None) -> str:
+        # The controller's own imports of the application need some URL; no test runs there.
+        name = self._name or "postgres"
+        if scheme is None:
+            return urls.sync_url(self._server.url(name))
+        _check_dialect(scheme, "postgresql", "an embedded PostgreSQL")
+        return self._server.url(name, scheme)
+
+    def close(self) -> None:
+        try:
+            if self._attached and self._name:
+                # The server may outlive us by far; otherwise it vanishes whole.
+                self._server.drop_database(self._name)
+        finally:
+            self._server.close()
+
+
+class _SqliteFile(RunDatabase):
+    """A file in a temporary directory."""
+
+    def __init__(self, *, controller: bool) -> None:
+        shared = os.environ.get(FILES_VARIABLE)
+        self._files = RunFiles.join(Path(shared)) if shared else RunFiles.make()
+        name = "controller" if controller else worker_name() or "run"
+        self._path = self._files.path / f"{name}-{secrets.token_hex(4)}.db"
+        self.shares = {FILES_VARIABLE: str(self._files.path)}
+
+    @property
+    def description(self) -> str:
+        import sqlite3
+
+        return f"SQLite {sqlite3.sqlite_version}, file {self._path}"
+
+    def url(self, scheme: str | None = None) -> str:
+        if scheme is None:
+            scheme = "sqlite"
+        elif urls.dialect_of(f"{scheme}://") != "sqlite":
+            # The application's setting for its production database: keep its kind of driver.
+            is_async = urls.driver_of(f"{scheme}://") in urls.ASYNC_DRIVERS
+            scheme = "sqlite+aiosqlite" if is_async else "sqlite"
+        return f"{scheme}:///{self._path}"
+
+    def close(self) -> None:
+        for path in self._path.parent.glob(f"{self._path.name}*"):
+            path.unlink(missing_ok=True)
+        self._files.close()
+
+
+class _Named(RunDatabase):
+    """The database that the user named, on a server of theirs: used, and left as it is."""
+
+    made_here = False
+
+    def __init__(self, url: str, *, allow_any: bool, controller: bool) -> None:
+        urls.refuse_unless_test_database(url, allow_any=allow_any)
+        self._url = url
+        self._files: RunFiles | None = None
+        shared = os.environ.get(FILES_VARIABLE)
+        if shared:
+            self._files = RunFiles.join(Path(shared))
+        elif controller:
+            self._files = RunFiles.make()
+        self.shares = {FILES_VARIABLE: str(self._files.path)} if self._files else {}
+
+    @property
+    def description(self) -> str:
+        return f"{urls.hide_password(self._url)} (sandbox_url)"
+
+    def url(self, scheme: str | None = None) -> str:
+        if scheme is None:
+            return self._url
+        dialect = urls.dialect_of(self._url)
+        _check_dialect(scheme, dialect, urls.hide_password(self._url))
+        return urls.with_driver(self._url, urls.driver_of(f"{scheme}://"))
+
+    def migrate(self, action: Callable[[], None]) -> None:
+        # All workers meet in this one database.
+        if self._files is not None:
+            self._files.once(action)
+        else:
+            action()
+
+    def close(self) -> None:
+        if self._files is not None:
+            self._files.close()
+
+
+def _check_dialect(scheme: str, dialect: str, what: str) -> None:
+    if urls.dialect_of(f"{scheme}://") != dialect:
+        raise ConfigurationError(
+            f"sandbox_env asks for a URL of the kind {scheme}://, but the database is {what}."
+            f" Write NAME={dialect}+driver."
+        )

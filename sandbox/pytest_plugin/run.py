@@ -1,0 +1,226 @@
+"""One run of pytest in this process: its database, its engines, and the end of both."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from sandbox.errors import SandboxError
+from sandbox.pytest_plugin.settings import unconfigured_error
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Hashable, Iterable
+
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from sandbox.databases.migrations import MigrationSource
+    from sandbox.pytest_plugin.database import RunDatabase
+    from sandbox.pytest_plugin.settings import Settings
+
+__all__ = ("RUN", "Run", "end_session")
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+
+_EXIT_CODE = int(pytest.ExitCode.USAGE_ERROR)
+
+
+class Run:
+    """What the plugin has done in this process so far, and what it has to undo.
+
+    Nothing at all at first. ``start`` makes the database and names it in the environment;
+    ``ready`` also builds the schema and puts the sandbox under every engine of that database.
+    For the main thread.
+    """
+
+    def __init__(
+        self, config: pytest.Config, options: argparse.Namespace, settings: Settings
+    ) -> None:
+        from sandbox.pytest_plugin.worker import is_controller
+
+        self.settings = settings
+        self.controller = is_controller(config, options)
+        self._root = config.inipath.parent if config.inipath is not None else config.rootpath
+        self._config = config
+        self._database: RunDatabase | None = None
+        self._sources: tuple[MigrationSource, ...] = ()
+        self._watched: tuple[Hashable, str] | None = None
+        self._environment: dict[str, str | None] = {}
+        self._engines: dict[str, Any] = {}
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Read the migrations' specs, so that a wrong one is said before anything starts."""
+        if self.settings.migrations:
+            from sandbox.databases.migrations import parse_sources
+
+            self._sources = parse_sources(self.settings.migrations, root=self._root)
+
+    def start(self) -> RunDatabase:
+        """Make the database and say in the environment where it is; idempotent.
+
+        In xdist's controller only what the workers share. Raises SandboxError.
+        """
+        if self._database is None:
+            from sandbox.pytest_plugin.database import open_database
+
+            database = open_database(self.settings, controller=self.controller)
+            self._database = database
+            for variable in self.settings.env:
+                self._set(variable.name, database.url(variable.scheme))
+            if self.controller:
+                for name, value in database.shares.items():
+                    self._set(name, value)
+        return self._database
+
+    def ready(self) -> tuple[Hashable, str]:
+        """The migrated database, watched, in mode manual; idempotent.
+
+        Ends the session where that cannot be had: no test could run.
+        """
+        if self._watched is None:
+            try:
+                self._watched = self._prepare()
+            except SandboxError as error:
+                self.close()
+                end_session(self._config, error)
+        return self._watched
+
+    @property
+    def watched(self) -> tuple[Hashable, str] | None:
+        """What ``ready`` has returned, if it was called."""
+        return self._watched
+
+    def _prepare(self) -> tuple[Hashable, str]:
+        from sandbox import _api
+
+        if not self.settings.configured:
+            raise unconfigured_error("The test")
+        if self.controller:
+            # xdist decided to run everything here after all.
+            self.close()
+            self.controller = False
+        database = self.start()
+        database.migrate(self._migrate)
+        # Only now: migrations are real, and engines they used are taken over at the next connect.
+        watched = _api.watch(database.url())
+        _api.set_mode(watched[0], "manual")
+        return watched
+
+    def _migrate(self) -> None:
+        assert self._database is not None
+        for source in self._sources:
+            source.run(self._database.url())
+
+    def _set(self, name: str, value: str) -> None:
+        self._environment.setdefault(name, os.environ.get(name))
+        os.environ[name] = value
+
+    # -- what tests are given ----------------------------------------------------------------------
+
+    def url(self) -> str:
+        """The migrated database's URL, for a synchronous engine."""
+        from sandbox.databases import urls
+
+        self.ready()
+        return urls.sync_url(self._application_urls()[0])
+
+    def engine(self) -> Engine:
+        """A synchronous engine of the plugin's own, with the application's driver if it has one."""
+        if "sync" not in self._engines:
+            from sqlalchemy import NullPool, create_engine
+
+            self._engines["sync"] = create_engine(self.url(), poolclass=NullPool)
+        engine: Engine = self._engines["sync"]
+        return engine
+
+    def async_engine(self) -> AsyncEngine:
+        """An asynchronous one."""
+        if "async" not in self._engines:
+            from sqlalchemy import NullPool
+            from sqlalchemy.ext.asyncio import create_async_engine
+
+            from sandbox.databases import urls
+
+            self.ready()
+            found = self._application_urls()
+            asynchronous = [url for url in found if urls.driver_of(url) in urls.ASYNC_DRIVERS]
+            url = urls.async_url((asynchronous or found)[0])
+            self._engines["async"] = create_async_engine(url, poolclass=NullPool)
+        engine: AsyncEngine = self._engines["async"]
+        return engine
+
+    def _application_urls(self) -> list[str]:
+        """As the application has been told, synchronous drivers first."""
+        from sandbox.databases import urls
+
+        assert self._database is not None
+        schemes = [variable.scheme for variable in self.settings.env] or [None]
+        found = [self._database.url(scheme) for scheme in schemes]
+        return sorted(found, key=lambda url: urls.driver_of(url) in urls.ASYNC_DRIVERS)
+
+    # -- header and end ----------------------------------------------------------------------------
+
+    def describe(self) -> str | None:
+        """The header's line; None where there is nothing to say."""
+        if not self.settings.configured:
+            return None
+        where = (
+            self._database.description
+            if self._database is not None
+            else f"{self.settings.backend} database, made when a test needs it"
+        )
+        return f"sandbox: {where}, isolation {self.settings.isolation}"
+
+    def close(self) -> None:
+        """Undo everything; idempotent."""
+        try:
+            if self._watched is not None:
+                self._release(self._watched[0])
+        finally:
+            self._watched = None
+            database, self._database = self._database, None
+            for name, value in self._environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            self._environment.clear()
+            if database is not None:
+                database.close()
+
+    def _release(self, database: Hashable) -> None:
+        from sandbox import _api
+
+        for engine in self._engines.values():
+            getattr(engine, "sync_engine", engine).dispose()
+        self._engines.clear()
+        _check_in_all(held for held in _api._registry.held() if held.database == database)
+        if not _api._registry.held():
+            _api.stop()
+            _api._registry.forget(database)
+
+
+def _check_in_all(sandboxes: Iterable[Any]) -> None:
+    import contextlib
+
+    from sandbox import _api
+
+    for sandbox in sandboxes:
+        with contextlib.suppress(SandboxError):
+            _api.checkin(sandbox)
+
+
+def end_session(config: pytest.Config, error: SandboxError) -> NoReturn:
+    """End the run with one message instead of one for every test; exit code 4.
+
+    A worker cannot speak to the user: it leaves its words to the controller.
+    """
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        output["sandbox_error"] = str(error)
+    pytest.exit(str(error), returncode=_EXIT_CODE)
