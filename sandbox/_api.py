@@ -61,7 +61,6 @@ def stop() -> None:
 
     Raises SandboxError while sandboxes are checked out. Not from inside a running event loop.
     """
-    global _adapter
     held = _registry.held()
     if held:
         raise SandboxError(
@@ -69,9 +68,9 @@ def stop() -> None:
         )
     with _lock:
         if _adapter is not None:
+            # It stays: engines that were taken over go on asking it for real connections.
             _adapter.close_idle()
             _adapter.uninstall()
-            _adapter = None
 
 
 def checkout(
@@ -299,7 +298,7 @@ def _installed() -> SQLAlchemyAdapter:
                     f' Install it: pip install "sandbox-orm[sqlalchemy]"'
                 ) from error
             _adapter = SQLAlchemyAdapter(_registry)
-            _adapter.install()
+        _adapter.install()
         return _adapter
 
 

@@ -78,7 +78,11 @@ class IO:
         return None
 
     def home(self) -> Hashable:
-        """Where a connection made by this caller would live; None: it may be used anywhere."""
+        """Where a sandbox's connection should live for this caller; None: anywhere."""
+        return None
+
+    def shelter(self) -> Hashable:
+        """Where a connection lives that must outlast every caller; None: anywhere."""
         return None
 
     def left(self) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from sandbox.connection.driver import IO, Driver, Session
     from sandbox.connection.sandbox import Sandbox
+    from sandbox.connection.shared import SharedConnection
     from sandbox.core.ownership import PassThrough
 
 __all__ = ("PhysicalConnection", "Source")
@@ -20,18 +21,29 @@ class PhysicalConnection:
     ``close`` is how its maker gets rid of it (listeners of the pool included).
     """
 
-    __slots__ = ("_close", "_discard", "_prepared_for", "driver", "home", "real", "schema_changed")
+    __slots__ = (
+        "_close",
+        "_discard",
+        "_prepared_for",
+        "driver",
+        "home",
+        "io",
+        "real",
+        "schema_changed",
+    )
 
     def __init__(
         self,
         real: Any,
         driver: Driver,
+        io: IO,
         close: Callable[[], None],
         discard: Callable[[], None],
         home: Hashable = None,
     ) -> None:
         self.real = real
         self.driver = driver
+        self.io = io
         self.home = home
         self._prepared_for: set[Source] = set()
         self.schema_changed = False
@@ -47,8 +59,11 @@ class PhysicalConnection:
         self._prepared_for.add(source)
 
     def close(self) -> None:
-        """Close it for good; does I/O."""
-        self._close()
+        """Close it for good; callable from anywhere but its own running event loop."""
+        try:
+            self.io.run(self.real, self._close)
+        except Exception:  # noqa: BLE001 - its loop is gone, or the server: either way it is over
+            self.discard()
 
     def discard(self) -> None:
         """Let go of it where no I/O is possible; the driver or the server cleans up."""
@@ -84,8 +99,8 @@ class Source(Protocol):
     def give_back(self, physical: PhysicalConnection) -> None:
         """The sandbox has rolled everything back; the connection is as it was."""
 
-    def close(self, physical: PhysicalConnection) -> None:
-        """Close one that cannot be given back; callable outside of any event loop."""
-
     def prepare(self, physical: PhysicalConnection) -> None:
-        """Run this source's listeners on a connection that another source opened; once."""
+        """Run the listeners of every source of this kind on it, once, while it is idle."""
+
+    def prepare_inside(self, shared: SharedConnection) -> None:
+        """The same for a source that comes when the sandbox's transaction has begun."""

@@ -69,6 +69,7 @@ class Sandbox:
         entry = self._shared.get(key)
         if entry is None:
             physical = source.borrow()
+            source.prepare(physical)
             with self._lock:
                 entry = self._shared.get(key)
                 if entry is None and not self._closed:
@@ -78,8 +79,9 @@ class Sandbox:
             if entry is None:
                 raise OwnerExitedError(f"{self!r} was checked in while this caller was binding.")
         shared = entry[0]
-        if not shared.physical.is_prepared_for(source):
-            source.prepare(shared.physical)
+        if not shared.is_prepared_for(source):
+            shared.prepared(source)
+            source.prepare_inside(shared)
         return shared
 
     def warn_isolation(self, where: str, asked: str | None, given: str | None) -> None:
@@ -109,6 +111,6 @@ class Sandbox:
             if shared.reusable:
                 source.give_back(shared.physical)
             else:
-                source.close(shared.physical)
+                shared.physical.close()
             source.io.left()
         return escapes

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandbox.connection.driver import IO
-    from sandbox.connection.physical import PhysicalConnection
+    from sandbox.connection.physical import PhysicalConnection, Source
     from sandbox.connection.sandbox import Sandbox
 
 __all__ = ("SharedConnection",)
@@ -56,6 +56,7 @@ class SharedConnection:
         self.stack = Stack()
         self._mutex = Mutex()
         self._waiters: list[Mutex] = []
+        self._prepared_for: set[Source] = set()
         self._holder = ""
         self._broken: str | None = None
         self._escaped: str | None = None
@@ -70,6 +71,14 @@ class SharedConnection:
     def lost(self) -> bool:
         """Whether it can no longer be used."""
         return self._broken is not None
+
+    def is_prepared_for(self, source: Source) -> bool:
+        """Whether the listeners of that engine have run, on the connection or in the sandbox."""
+        return self.physical.is_prepared_for(source) or source in self._prepared_for
+
+    def prepared(self, source: Source) -> None:
+        """They have, in the sandbox: what they SET goes with its rollback."""
+        self._prepared_for.add(source)
 
     # -- statements ----------------------------------------------------------------------
 

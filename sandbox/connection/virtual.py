@@ -179,7 +179,7 @@ class VirtualConnection:
             return own
         if self._own is not None:
             own, self._own = self._own, None
-            self._io.call(own.real, own.close)
+            own.close()
         shared = found.connection(self._source)
         self._target = shared
         return shared
@@ -218,7 +218,7 @@ class VirtualConnection:
                 target.abandon(transaction)
         if own is not None:
             if wait:
-                self._io.call(own.real, own.close)
+                own.close()
             else:
                 own.discard()
 

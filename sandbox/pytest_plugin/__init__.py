@@ -1,0 +1,99 @@
+"""The pytest plugin: two settings, and every test runs in its own database.
+
+Loaded by every run of pytest on this machine, so it imports next to nothing and does nothing until
+a setting or a test asks for it. Its hooks are in :mod:`.items`, its fixtures in :mod:`.fixtures`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandbox.errors import SandboxError
+from sandbox.pytest_plugin.fixtures import Fixtures
+from sandbox.pytest_plugin.items import ItemHooks
+from sandbox.pytest_plugin.run import RUN, Run
+from sandbox.pytest_plugin.settings import Settings, add_options
+
+__all__ = ()
+
+_HOOKS: pytest.StashKey[ItemHooks] = pytest.StashKey()
+
+_MARKERS = (
+    "sandbox(*, isolation, shared, isolation_level): sandbox this test, with these options.",
+    "no_sandbox: leave the test out; what it commits is real, and later tests see it.",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the settings."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Make the database and name it in the environment, before the application is imported."""
+    options = early_config.known_args_namespace
+    try:
+        run = Run(early_config, options, Settings.read(early_config, options))
+        early_config.stash[RUN] = run
+        if options.help or options.version:
+            return
+        run.check()
+        if run.settings.env or (run.controller and run.settings.names_database):
+            early_config.add_cleanup(run.close)
+            run.start()
+    except SandboxError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register markers, hooks and fixtures."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    run = config.stash.get(RUN, None)
+    if run is None:
+        # Loaded too late for the hook above, by pytest_plugins in a conftest.
+        run = Run(config, config.option, Settings.read(config, config.option))
+        run.check()
+        config.stash[RUN] = run
+    hooks = config.stash[_HOOKS] = ItemHooks(run)
+    config.pluginmanager.register(hooks, "sandbox-items")
+    config.pluginmanager.register(Fixtures(hooks), "sandbox-fixtures")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing open."""
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say where the tests run."""
+    return config.stash[RUN].describe()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its sums to the controller."""
+    output = getattr(session.config, "workeroutput", None)
+    hooks = session.config.stash.get(_HOOKS, None)
+    if output is not None and hooks is not None:
+        output["sandbox_costs"] = hooks.costs.pack()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker says at its end; its failure to begin is that of the run."""
+    output = getattr(node, "workeroutput", {})
+    node.config.stash[_HOOKS].costs.merge(output.get("sandbox_costs", {}))
+    if "sandbox_error" in output:
+        raise pytest.UsageError(output["sandbox_error"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what isolation has cost."""
+    costs = terminalreporter.config.stash[_HOOKS].costs
+    if costs.tests and terminalreporter.verbosity >= -1:
+        terminalreporter.write_line(costs.line())

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ("RunDatabase", "open_database")
 
+_SUPPORTED = ("postgresql", "sqlite")
+
 
 class RunDatabase(ABC):
     """Where this process's tests run."""
@@ -149,6 +151,7 @@ class _Named(RunDatabase):
     made_here = False
 
     def __init__(self, url: str, *, allow_any: bool, controller: bool) -> None:
+        _check_supported(url)
         urls.refuse_unless_test_database(url, allow_any=allow_any)
         self._url = url
         self._files: RunFiles | None = None
@@ -171,6 +174,7 @@ class _Named(RunDatabase):
         return urls.with_driver(self._url, urls.driver_of(f"{scheme}://"))
 
     def migrate(self, action: Callable[[], None]) -> None:
+        self._check_connection()
         # All workers meet in this one database.
         if self._files is not None:
             self._files.once(action)
@@ -181,10 +185,38 @@ class _Named(RunDatabase):
         if self._files is not None:
             self._files.close()
 
+    def _check_connection(self) -> None:
+        from sqlalchemy import NullPool, create_engine
+        from sqlalchemy.exc import SQLAlchemyError
+
+        engine = create_engine(urls.sync_url(self._url), poolclass=NullPool)
+        try:
+            engine.connect().close()
+        except SQLAlchemyError as error:
+            raise ConfigurationError(
+                f"sandbox_url: cannot connect to {urls.hide_password(self._url)}:"
+                f"\n  {str(getattr(error, 'orig', None) or error).strip()}"
+                "\nIs the server running, and are host, port, user, password and database right?"
+            ) from error
+
 
 def _check_dialect(scheme: str, dialect: str, what: str) -> None:
     if urls.dialect_of(f"{scheme}://") != dialect:
         raise ConfigurationError(
             f"sandbox_env asks for a URL of the kind {scheme}://, but the database is {what}."
             f" Write NAME={dialect}+driver."
+        )
+
+
+def _check_supported(url: str) -> None:
+    dialect = urls.dialect_of(url)
+    if dialect not in _SUPPORTED:
+        raise ConfigurationError(
+            f"sandbox_url: {urls.hide_password(url)} names a {dialect} database, which cannot be"
+            f" sandboxed. This version has {' and '.join(_SUPPORTED)}."
+        )
+    if dialect == "sqlite" and urls.sqlite_path(url) is None:
+        raise ConfigurationError(
+            f"sandbox_url: {url} is a database in memory, which every connection has for itself."
+            " Use a file, or leave sandbox_url out and set sandbox_backend = sqlite."
         )

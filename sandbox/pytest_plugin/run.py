@@ -80,8 +80,11 @@ class Run:
     def ready(self) -> tuple[Hashable, str]:
         """The migrated database, watched, in mode manual; idempotent.
 
-        Ends the session where that cannot be had: no test could run.
+        Ends the session where that cannot be had: no test could run. ConfigurationError where
+        nothing was set at all.
         """
+        if not self.settings.configured:
+            raise unconfigured_error("This test")
         if self._watched is None:
             try:
                 self._watched = self._prepare()
@@ -98,8 +101,6 @@ class Run:
     def _prepare(self) -> tuple[Hashable, str]:
         from sandbox import _api
 
-        if not self.settings.configured:
-            raise unconfigured_error("The test")
         if self.controller:
             # xdist decided to run everything here after all.
             self.close()

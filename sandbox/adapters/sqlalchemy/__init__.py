@@ -26,7 +26,7 @@ from sandbox.adapters.sqlalchemy.identity import (
 )
 from sandbox.adapters.sqlalchemy.io import background_loop, run_on
 from sandbox.adapters.sqlalchemy.pool import adopted, is_adopted
-from sandbox.adapters.sqlalchemy.source import EngineSource, Idle
+from sandbox.adapters.sqlalchemy.source import EngineSource, Idle, discard
 from sandbox.errors import UnsupportedTargetError
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class SQLAlchemyAdapter:
 
     def close_idle(self) -> None:
         """Close the real connections that wait for the next sandbox. Not from a running loop."""
-        for source in list(self._sources):
-            source.dispose()
+        self._idle.close()
 
     # -- adoption ----------------------------------------------------------------------------
 
@@ -128,14 +127,16 @@ class SQLAlchemyAdapter:
             found = driver_for(engine.dialect)
             assert found is not None
             driver, io = found
-            source = EngineSource(engine, database, driver, io, self._idle, self._registry.find)
+            source = EngineSource(
+                engine, database, driver, io, self._idle, self._registry.find, self._sources
+            )
             self._sources.add(source)
             self._listen(engine, source)
             old = engine.pool
             pool = adopted(old, source)
             source.follow(pool)
             engine.pool = pool
-            if not in_memory(engine.url):
+            if not in_memory(engine.url) and hasattr(old, "checkedin"):
                 # As Engine.dispose() does: idle connections are closed, those in use when they
                 # come back to the old pool.
                 _dispose(engine, old)
@@ -185,10 +186,13 @@ class SQLAlchemyAdapter:
 
 
 def _dispose(engine: Engine, pool: Any) -> None:
-    """Close the idle connections of a pool, if this is a place where that can be done."""
-    from sqlalchemy.util.concurrency import in_greenlet
-
-    if not engine.dialect.is_async or in_greenlet():
+    """Close the idle connections of a pool that is given up."""
+    if not engine.dialect.is_async:
         pool.dispose()
-    elif pool.checkedin():
-        run_on(background_loop(), pool.dispose)
+        return
+    # Each may live on another loop, also on one that is closed: pool.dispose() would wait there.
+    while pool.checkedin() > 0:
+        record = pool._pool.get(block=False)
+        real, record.dbapi_connection = record.dbapi_connection, None
+        if real is not None:
+            discard(real)

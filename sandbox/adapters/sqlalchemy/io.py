@@ -122,6 +122,9 @@ class HomeIO(GreenletIO):
                 return loop
         return background_loop()
 
+    def shelter(self) -> Hashable:
+        return background_loop()
+
     def left(self) -> None:
         self._lasting = weakref.WeakSet(loop for loop in self._seen if not loop.is_closed())
 

@@ -60,6 +60,10 @@ class VirtualPool(Pool):
             record = self.__dict__["connection"] = VirtualRecord(self)
         return record
 
+    def dispose(self) -> None:
+        super().dispose()
+        self._sandbox_source.disposed()
+
     def recreate(self) -> Any:
         pool: Any = super().recreate()
         pool._sandbox_source = self._sandbox_source

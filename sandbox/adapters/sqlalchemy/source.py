@@ -6,22 +6,27 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.pool.base import _ConnectionRecord
+
 from sandbox.adapters.sqlalchemy.identity import in_memory
 from sandbox.adapters.sqlalchemy.io import hop, running_loop
 from sandbox.connection.physical import PhysicalConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
     from sandbox.connection.driver import IO, Driver, Session
     from sandbox.connection.sandbox import Sandbox
+    from sandbox.connection.shared import SharedConnection
     from sandbox.connection.virtual import VirtualConnection
     from sandbox.core.ownership import PassThrough
 
-__all__ = ("EngineSource", "Idle")
+__all__ = ("EngineSource", "Idle", "discard")
+
+_SPARE = "not taken over by any sandbox yet"
 
 _HARMLESS = frozenset(
     [
@@ -61,11 +66,12 @@ class Idle:
         with self._lock:
             self._idle.setdefault(key, []).append(physical)
 
-    def drain(self, wanted: Callable[[Hashable], bool]) -> list[PhysicalConnection]:
-        """Take all whose key is wanted out."""
+    def close(self) -> None:
+        """Close them all."""
         with self._lock:
-            keys = [key for key in self._idle if wanted(key)]
-            return [physical for key in keys for physical in self._idle.pop(key)]
+            idle, self._idle = self._idle, {}
+        for physical in [physical for some in idle.values() for physical in some]:
+            physical.close()
 
 
 class EngineSource:
@@ -79,15 +85,21 @@ class EngineSource:
         io: IO,
         idle: Idle,
         find: Callable[[Hashable], Sandbox | PassThrough],
+        every: Collection[EngineSource],
     ) -> None:
         self.database = database
         self.driver = driver
         self.io = io
         self.info: dict[Any, Any] = {}
         self._pool: Pool = engine.pool
-        self._dialect = engine.dialect
+        # What SQLAlchemy itself does to a connection depends on these.
+        self._codecs = tuple(
+            getattr(engine.dialect, name, None)
+            for name in ("_json_serializer", "_json_deserializer", "_native_inet_types")
+        )
         self._idle = idle
         self._find = find
+        self._all = every
         self._session: Session | None = None
         self._key: Hashable = None
         self._arguments: Hashable = None
@@ -124,12 +136,10 @@ class EngineSource:
         if self._single:
             self._only = physical
         elif self._find_quietly():
-            self.io.call(physical.real, self.driver.take_over, physical.real)
-            self._idle.put(self._idle_key(physical.home), physical)
+            self._take_over(physical)
+            self._idle.put((self.key, physical.home), physical)
         else:
-            self._spare = physical
-
-    _spare: PhysicalConnection | None = None
+            self._idle.put((self.key, _SPARE), physical)
 
     def _find_quietly(self) -> bool:
         from sandbox.core.ownership import PASS_THROUGH
@@ -151,7 +161,7 @@ class EngineSource:
     @property
     def key(self) -> Hashable:
         """Engines that call the same driver alike share one real connection."""
-        return (self.database, self.driver.name, self._arguments)
+        return (self.database, self.driver.name, self._arguments, self._codecs)
 
     def find(self) -> Sandbox | PassThrough:
         """Say who is calling."""
@@ -161,10 +171,12 @@ class EngineSource:
         """A new real connection, prepared by the application's listeners."""
         if self._only is not None:
             return self._only
-        spare, self._spare = self._spare, None
+        spare = self._idle.take((self.key, _SPARE)) if self._session is not None else None
         if spare is not None:
             return spare
-        home = self.io.home()
+        return self._open(self.io.shelter())
+
+    def _open(self, home: Hashable) -> PhysicalConnection:
         if home is None or home is running_loop():
             record = self._create()
         else:
@@ -173,8 +185,9 @@ class EngineSource:
         physical = PhysicalConnection(
             real,
             self.driver,
+            self.io,
             (lambda: None) if self._single else record.close,
-            lambda: self._discard(real),
+            lambda: discard(real),
             home,
         )
         physical.prepared(self)
@@ -186,60 +199,85 @@ class EngineSource:
     def borrow(self) -> PhysicalConnection:
         """An idle one of this kind that lives where the caller can reach it, or a new one."""
         if self._single:
-            only = self._only or self.open()
-            self.io.call(only.real, self.driver.take_over, only.real)
+            only = self._only = self._only or self.open()
+            self._take_over(only)
+            self._lent = True
             return only
-        physical = self._idle.take(self._idle_key(self.io.home()))
+        home = self.io.home()
+        physical = self._idle.take((self.key, home))
         if physical is None or self.driver.lost(physical.real):
-            physical = self.open()
-            self.io.call(physical.real, self.driver.take_over, physical.real)
+            physical = self._open(home)
+            self._take_over(physical)
         return physical
 
     def give_back(self, physical: PhysicalConnection) -> None:
         """Rolled back: as it was."""
-        if not self._single:
-            self._idle.put(self._idle_key(physical.home), physical)
+        if self._single:
+            self._lent = False
+        else:
+            self._idle.put((self.key, physical.home), physical)
 
     def prepare(self, physical: PhysicalConnection) -> None:
-        """Run this engine's ``connect`` listeners on a connection that a twin engine opened."""
-        physical.prepared(self)
-        # The first listener of all initialises the dialect; _prime has done that.
-        record = _Prepared(self._pool, physical.real)
-        self.io.call(physical.real, self._pool.dispatch.connect, physical.real, record)
-        self.io.call(physical.real, self.driver.take_over, physical.real)
+        """Run the ``connect`` listeners of all engines that will share this idle connection."""
+        for source in self._twins():
+            if not physical.is_prepared_for(source):
+                physical.prepared(source)
+                record = _Prepared(source._pool, physical.real)
+                for listener in source._listeners():
+                    self.io.call(physical.real, listener, physical.real, record)
+                self._take_over(physical)
 
-    def dispose(self) -> None:
-        """Close what is kept for this engine; for a caller outside of any event loop."""
-        spare, self._spare = self._spare, None
-        for physical in ([spare] if spare else []) + self._idle.drain(self._is_mine):
-            self.close(physical)
+    def prepare_inside(self, shared: SharedConnection) -> None:
+        """Run them in the sandbox, on a virtual connection, so that they end no transaction."""
+        listeners = self._listeners()
+        if not listeners:
+            return
+        virtual = self.virtual()
+        record = _Prepared(self._pool, shared.real)
+        for listener in listeners:
+            listener(virtual, record)
+        virtual.commit()
+        virtual.close()
 
-    def close(self, physical: PhysicalConnection) -> None:
-        """Close a real connection from anywhere."""
-        try:
-            self.io.run(physical.real, physical.close)
-        except Exception:  # noqa: BLE001 - its loop is gone, or the server: either way it is over
-            physical.discard()
+    def _listeners(self) -> list[Callable[[Any, Any], None]]:
+        """The application's: those of SQLAlchemy do the same for every engine of one kind."""
+        return [
+            listener
+            for listener in self._pool.dispatch.connect
+            if not getattr(listener, "__module__", "").startswith("sqlalchemy.")
+        ]
 
-    def _is_mine(self, key: Hashable) -> bool:
-        return isinstance(key, tuple) and key[0] == self.key
+    def _twins(self) -> list[EngineSource]:
+        return [s for s in list(self._all) if s is self or (s._session and s.key == self.key)]
 
-    def _idle_key(self, home: Hashable) -> Hashable:
-        return (self.key, id(home) if home is not None else None)
+    def _take_over(self, physical: PhysicalConnection) -> None:
+        def take_over(real: Any) -> None:
+            # A listener that forgot to commit its SET meant it to last.
+            if self.driver.in_transaction(real):
+                real.commit()
+            self.driver.take_over(real)
+
+        self.io.call(physical.real, take_over, physical.real)
 
     def _create(self) -> Any:
         if self._single:
             # Not a new one: the database that the application has filled lies in the old.
             self._kept = self._pool.connect()
             return self._kept._connection_record
-        return self._pool._create_connection()
+        return _ConnectionRecord(self._pool)
 
     _kept: Any = None
+    _lent = False
 
-    def _discard(self, real: Any) -> None:
-        force = getattr(real, "_terminate_force_close", None)
-        with contextlib.suppress(Exception):  # nobody is left to tell
-            (force or real.close)()
+    def disposed(self) -> None:
+        """The application disposed of its pool: a database in memory goes with it.
+
+        Not while a sandbox has it: applications dispose of their engines at each shutdown.
+        """
+        if self._kept is not None and not self._lent:
+            kept, self._kept, self._only, self._session = self._kept, None, None, None
+            kept.close()
+            self._pool.dispose()
 
 
 class _Prepared:
@@ -250,3 +288,21 @@ class _Prepared:
         self.driver_connection = pool._dialect.get_driver_connection(real)
         self.info: dict[Any, Any] = {}
         self.record_info: dict[Any, Any] = {}
+
+
+def discard(real: Any) -> None:
+    """Let go of a driver's connection from anywhere, without I/O if that is not possible here."""
+    force = getattr(real, "_terminate_force_close", None)
+    native = getattr(real, "_connection", None)
+    loop, transport = getattr(native, "_loop", None), getattr(native, "_transport", None)
+    with contextlib.suppress(Exception):  # nobody is left to tell
+        if force is not None:
+            force()
+        elif native is not None and hasattr(native, "pgconn"):
+            native.pgconn.finish()
+        else:
+            real.close()
+    # The transport of a closed loop waits for a call from it to close its socket.
+    if loop is not None and transport is not None and loop.is_closed():
+        with contextlib.suppress(Exception):
+            transport._call_connection_lost(None)

@@ -73,7 +73,10 @@ def _reap() -> int | None:
     global _child
     if not _child:
         return None
-    pid, status = os.waitpid(_child, os.WNOHANG)
+    try:
+        pid, status = os.waitpid(_child, os.WNOHANG)
+    except ChildProcessError:
+        return None  # the signal's handler was quicker
     if not pid:
         return None
     _child = 0
@@ -98,9 +101,10 @@ def _on_child_exit(*_: object) -> None:
 
 
 def _serve(command: dict[str, Any], alive: int) -> None:
-    signal.signal(signal.SIGCHLD, _on_child_exit)
     _spawn(command)
     _reply(pid=_child)
+    signal.signal(signal.SIGCHLD, _on_child_exit)
+    _on_child_exit()  # it may have ended before we listened
     os.close(0)
     fcntl.flock(alive, fcntl.LOCK_EX)
 
@@ -115,8 +119,9 @@ def _wait(seconds: float) -> bool:
 
 
 def _stop() -> None:
-    """End the child.  SIGQUIT first: a server that is killed leaves its shared memory behind."""
+    """End the child.  SIGQUIT first: a server that is killed leaves shared memory behind."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending
     for name, patience in ((signal.SIGQUIT, 6.0), (signal.SIGKILL, 2.0)):
         pid = _child
         if not pid:
@@ -164,6 +169,9 @@ def main(directories: list[str]) -> None:
     if os.fork():
         # The starter waits for this exit, so that the keeper is nobody's child and no zombie.
         os._exit(0)
+    # Whoever started us may have blocked or ignored what we wait for.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminated)

@@ -12,7 +12,7 @@ from sandbox.errors import ConfigurationError, SandboxError
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ("Admin",)
+__all__ = ("Admin", "require_driver")
 
 _KEPT = ("postgres", "template0", "template1")
 _PATIENCE = 10.0
@@ -30,6 +30,7 @@ class Admin:
 
     def create_database(self, name: str, template: str | None) -> None:
         """Copy the template, or the server's own; SandboxError if the name is taken."""
+        require_driver()
         from psycopg import errors, sql
 
         _check(name)
@@ -60,6 +61,7 @@ class Admin:
 
     def drop_database(self, name: str) -> None:
         """Disconnect everybody and drop; nothing happens if there is none."""
+        require_driver()
         from psycopg import errors, sql
 
         _check(name)
@@ -83,6 +85,7 @@ class Admin:
 
     def set_password(self, password: str) -> None:
         """Let the superuser in by the port, with this password."""
+        require_driver()
         from psycopg import sql
 
         self._execute(
@@ -137,18 +140,25 @@ class Admin:
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:
-            try:
-                import psycopg
-            except ImportError as error:
-                raise SandboxError(
-                    "Databases of the embedded server are managed with psycopg, which is not"
-                    f" installed: {INSTALL}"
-                ) from error
+            require_driver()
+            import psycopg
+
             self._connection = psycopg.connect(**self._where, autocommit=True)  # type: ignore[arg-type]
         return self._connection
 
 
 _forgotten: list[Any] = []
+
+
+def require_driver() -> None:
+    """Raise SandboxError if psycopg, by which databases are managed, does not import."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise SandboxError(
+            "Databases of the embedded server, and passwords, are managed with psycopg, which does"
+            f" not import here ({error}): {INSTALL}"
+        ) from error
 
 
 def _check(name: str) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sandbox.databases.backends import cluster
-from sandbox.databases.backends.admin import Admin
+from sandbox.databases.backends.admin import Admin, require_driver
 from sandbox.databases.backends.rundir import Hold, is_abandoned, sweep
-from sandbox.errors import ServerStartError
+from sandbox.errors import SandboxError, ServerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,6 +96,11 @@ class EmbeddedPostgres:
 
         Raises ServerStartError, which says why and what to do; nothing is left behind then.
         """
+        if tcp:
+            try:
+                require_driver()  # sets the password that a port needs
+            except SandboxError as error:
+                raise ServerStartError(error.message) from error
         request = cluster.Request(bindir, tcp, port, root, settings, progress)
         server = cls(*cluster.start(request))
         if server._password is not None:

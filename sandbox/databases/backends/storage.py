@@ -58,11 +58,23 @@ def server_user() -> ServerUser | None:
     for name in ("nobody", "daemon"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-            return ServerUser(name, entry.pw_uid, entry.pw_gid)
+            if _exists("uid", entry.pw_uid) and _exists("gid", entry.pw_gid):
+                return ServerUser(name, entry.pw_uid, entry.pw_gid)
     raise ServerStartError(
-        "PostgreSQL refuses to run as root, and this machine has neither a user 'nobody' nor"
-        " 'daemon' that it could run as. Run the tests as an ordinary user."
+        "PostgreSQL refuses to run as root, and this machine (or its user namespace) has neither a"
+        " user 'nobody' nor 'daemon' that it could run as. Run the tests as an ordinary user, or"
+        " map more than one user id into the container."
     )
+
+
+def _exists(kind: str, number: int) -> bool:
+    """Tell whether the kernel knows the id: a user namespace may have root only."""
+    try:
+        lines = Path(f"/proc/self/{kind}_map").read_text().splitlines()
+    except OSError:
+        return True
+    ranges = [(int(first), int(count)) for first, _, count in map(str.split, lines)]
+    return any(first <= number < first + count for first, count in ranges)
 
 
 def reachable(path: Path, user: ServerUser | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -141,7 +142,7 @@ def test_a_disk_without_space(place, cold, tmp_path, monkeypatch, cache):
         monkeypatch.setenv("SANDBOX_CACHE_DIR", str(tmp_path))
     # The mount is seen by this process only, and goes with it.
     script = 'mount -t tmpfs -o size=4m,mode=711 none "$0" && exec "$@"'
-    command = [sys.executable, "-c", program, str(place)]
+    command = [*_as_ourselves(), sys.executable, "-c", program, str(place)]
     done = subprocess.run(
         [*_own_mounts(), "sh", "-c", script, str(place), *command],
         capture_output=True,
@@ -157,6 +158,23 @@ def test_a_disk_without_space(place, cold, tmp_path, monkeypatch, cache):
 def _own_mounts() -> list[str]:
     unshare = shutil.which("unshare") or "unshare"
     return [unshare, "--mount", *([] if storage.server_user() else ["--user", "--map-root-user"])]
+
+
+def _as_ourselves() -> list[str]:
+    """Go back to who we were: an ordinary user mounts as the root of a namespace."""
+    if storage.server_user():
+        return []
+    return ["unshare", "--user", f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
+
+
+def test_a_root_without_anybody_else(place):
+    unshare = shutil.which("unshare") or "unshare"
+    program = "from sandbox.databases.backends import EmbeddedPostgres as E; E.start()"
+    command = [unshare, "--user", "--map-root-user", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr.partition(":")[0]:
+        pytest.skip("this machine allows no user namespace")
+    assert "has neither a user 'nobody'" in done.stderr
 
 
 def test_a_system_without_posix(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -244,6 +245,16 @@ def test_the_admin_connection_survives_its_own_end(server):
             " WHERE datname = 'postgres' AND pid <> pg_backend_pid()"
         )
     assert server.database_exists("postgres")
+
+
+def test_without_psycopg_it_runs_and_says_what_it_lacks(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with EmbeddedPostgres.start(root=place) as server:
+        for manage in (server.create_database, server.drop_database, server.database_exists):
+            with pytest.raises(SandboxError, match=r'psycopg.*pip install "sandbox-orm\[postgres'):
+                manage("any")
+    with pytest.raises(ServerStartError, match=r'psycopg.*pip install "sandbox-orm\[postgres'):
+        EmbeddedPostgres.start(root=place, tcp=True)
 
 
 def test_closing_twice_is_closing_once(place):

@@ -1,0 +1,273 @@
+"""Each test gets its owner and its sandbox, and gives them back.
+
+Done in synchronous hooks around the whole test, not in a fixture: what the main context holds then
+is seen by fixtures and tests of every kind, whichever event loop runs them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sandbox.errors import OwnershipError, SandboxError
+from sandbox.pytest_plugin import contexts
+from sandbox.pytest_plugin.plan import Plan, plan_of
+from sandbox.pytest_plugin.report import Costs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Hashable, Iterable
+
+    from sandbox.connection.sandbox import Sandbox
+    from sandbox.core.owner import Owner
+    from sandbox.pytest_plugin.run import Run
+
+__all__ = ("ItemHooks", "ItemState")
+
+
+@dataclass(slots=True)
+class ItemState:
+    """What one test has while it runs."""
+
+    plan: Plan
+    nodeid: str
+    owner: Owner | None = None
+    sandboxes: list[Sandbox] = field(default_factory=list)
+    """Those that the plugin has checked out, in the order in which it did."""
+    checkout: float = 0.0
+    """Seconds that it took."""
+    after: list[Callable[[], None]] = field(default_factory=list)
+    """To be called once everything is rolled back, when closing costs nothing any more."""
+
+
+class ItemHooks:
+    """Registered by ``pytest_configure``; ``costs`` is what it has counted."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.costs = Costs()
+        self.state: ItemState | None = None
+        self._held_before: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+        self._of_wider_fixtures: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+
+    # -- collection ------------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Read every test's markers, so that a wrong one ends the run before it starts."""
+        for item in items:
+            plan_of(item, self.run)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Migrate, unless no test will run."""
+        option = session.config.option
+        broken = session.testsfailed and not option.continue_on_collection_errors
+        if not self.run.settings.configured or option.collectonly or broken:
+            return
+        if (self.run.settings.env and session.items) or any(
+            plan_of(item, self.run).run_database for item in session.items
+        ):
+            self.run.ready()
+
+    # -- a test ----------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Before anything else of the test."""
+        self._enter(item)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """After everything else of the test."""
+        try:
+            result = yield
+        except BaseException as error:
+            for own in self._leave(item):
+                error.add_note(_said(own))
+            raise
+        errors = self._leave(item)
+        if errors:
+            pytest.fail("\n".join(map(_said, errors)), pytrace=False)
+        return result
+
+    def _enter(self, item: pytest.Item) -> None:
+        plan = plan_of(item, self.run)
+        state = self.state = ItemState(plan, item.nodeid)
+        self._held_before = weakref.WeakSet(_held())
+        if plan.problem is not None:
+            pytest.fail(plan.problem, pytrace=False)
+        if plan.outside:
+            self._set_mode("auto")
+            return
+        if not plan.owned:
+            return
+        from sandbox.core.owner import Owner, set_owner
+
+        state.owner = Owner(item.nodeid)
+        set_owner(state.owner)
+        if plan.run_database:
+            self._check_out(state, *self.run.ready())
+
+    def _check_out(self, state: ItemState, database: Hashable, name: str) -> None:
+        from sandbox import _api
+
+        began = time.perf_counter()
+        try:
+            sandbox = _api.checkout_database(
+                database,
+                name,
+                shared=state.plan.options.shared,
+                isolation_level=state.plan.options.isolation_level,
+                owner=state.owner,
+            )
+        except SandboxError as error:
+            pytest.fail(_said(error), pytrace=False)
+        state.checkout += time.perf_counter() - began
+        state.sandboxes.append(sandbox)
+
+    def _leave(self, item: pytest.Item) -> list[SandboxError]:
+        state, self.state = self.state, None
+        if state is None:
+            return []
+        errors: list[SandboxError] = []
+        try:
+            if state.sandboxes:
+                began = time.perf_counter()
+                errors += _check_in(state.sandboxes)
+                checkin = time.perf_counter() - began
+                stats = [sandbox.stats for sandbox in state.sandboxes]
+                self.costs.add(state.nodeid, state.checkout, checkin, stats)
+            for close in state.after:
+                close()
+        finally:
+            if state.owner is not None:
+                from sandbox.core.owner import set_owner
+
+                set_owner(None)
+            if state.plan.outside:
+                self._set_mode("manual")
+            errors += self._check_in_forgotten(item)
+        return errors
+
+    def _check_in_forgotten(self, item: pytest.Item) -> list[SandboxError]:
+        """What the test has checked out by itself and not checked in."""
+        keep = set(self._held_before) | set(self._of_wider_fixtures)
+        forgotten = [sandbox for sandbox in _held() if sandbox not in keep]
+        if not forgotten:
+            return []
+        errors = _check_in(forgotten)
+        names = ", ".join(sandbox.name for sandbox in forgotten)
+        item.warn(
+            pytest.PytestWarning(
+                f"{item.nodeid} checked out {names} and did not check it in; it was rolled back."
+                f" Use `with sandbox.sandboxed(engine):`, or addCleanup(sandbox.checkin, engine)."
+            )
+        )
+        return errors
+
+    def check_out_engines(self, engines: Iterable[object]) -> None:
+        """Check out for the running test what the fixture sandbox_engines has named."""
+        from sandbox import _api
+        from sandbox.errors import AlreadyOwnerError
+
+        state = self.state
+        assert state is not None
+        for engine in engines:
+            began = time.perf_counter()
+            try:
+                sandbox = _api.checkout(
+                    engine,
+                    shared=state.plan.options.shared,
+                    isolation_level=state.plan.options.isolation_level,
+                    owner=state.owner,
+                )
+            except AlreadyOwnerError:
+                continue  # another engine of the same database
+            finally:
+                state.checkout += time.perf_counter() - began
+            state.sandboxes.append(sandbox)
+
+    def _set_mode(self, mode: str) -> None:
+        watched = self.run.watched
+        if watched is not None:
+            from sandbox import _api
+
+            _api.set_mode(watched[0], mode)
+
+    # -- who runs fixtures and coroutines ----------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """A fixture that outlives the test is set up as nobody; see contexts.as_nobody."""
+        if self.state is None:
+            return (yield)
+        wider = fixturedef.scope != "function"
+        if self.state.owner is None:
+            return (yield from self._remember(wider))
+        with contexts.acting(self, fixturedef, request, wider=wider):
+            if not wider:
+                return (yield)
+            with contexts.as_nobody(fixturedef):
+                try:
+                    return (yield from self._remember(wider))
+                except Exception as error:
+                    if _is_about_ownership(error):
+                        error.add_note(contexts.explain(fixturedef))
+                    raise
+
+    def _remember(self, wider: bool) -> Generator[None, object, object]:
+        """Tell what a wider fixture checks out from what a test forgets."""
+        if not wider:
+            return (yield)
+        before = set(_held())
+        try:
+            return (yield)
+        finally:
+            self._of_wider_fixtures.update(set(_held()) - before)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """A coroutine that anyio runs acts as the test's owner."""
+        if self.state is None or self.state.owner is None:
+            return (yield)
+        with contexts.acting_test(self, pyfuncitem):
+            return (yield)
+
+
+def _held() -> list[Sandbox]:
+    api = sys.modules.get("sandbox._api")
+    return api._registry.held() if api is not None else []
+
+
+def _check_in(sandboxes: Iterable[Sandbox]) -> list[SandboxError]:
+    from sandbox import _api
+
+    errors: list[SandboxError] = []
+    for sandbox in sandboxes:
+        if sandbox.closed:
+            continue
+        try:
+            _api.checkin(sandbox)
+        except SandboxError as error:
+            errors.append(error)
+    return errors
+
+
+def _said(error: SandboxError) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_about_ownership(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OwnershipError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
