@@ -57,7 +57,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Take the registry out again: close idle real connections, watch no new engine.
+    """Take the registry out again: close idle real connections, forget modes, watch no engine.
 
     Raises SandboxError while sandboxes are checked out. Not from inside a running event loop.
     """
@@ -71,6 +71,7 @@ def stop() -> None:
             # It stays: engines that were taken over go on asking it for real connections.
             _adapter.close_idle()
             _adapter.uninstall()
+        _registry.forget()
 
 
 def checkout(
@@ -249,8 +250,9 @@ def unallow(child: object, *, target: object = None) -> None:
 def mode(target: object, mode: str | Shared) -> None:
     """Say what happens to callers who neither own nor were allowed the target's database.
 
-    ``"auto"``: they pass through to the real database. ``"manual"``: they are refused with
-    OwnershipError. ``Shared(owner)``: they use that owner's sandbox until it checks in, then the
+    Until it is called they pass through to the real database while nobody has it checked out,
+    and are refused with OwnershipError while somebody has. ``"auto"``: they always pass through.
+    ``"manual"``: they are always refused. ``Shared(owner)``: they use that owner's sandbox until it checks in, then the
     mode before returns; AlreadySharedError names a sharer that is there already.
     """
     database, _ = _claim(target)
@@ -271,14 +273,23 @@ def set_mode(database: Hashable, mode: str | Shared) -> None:
         ) from None
 
 
-def get_conn(target: object) -> Sandbox | None:
-    """The sandbox that the caller uses for this target, owned, allowed or shared; else None."""
+def get_conn(target: object) -> Any:
+    """Return a virtual connection to the caller's sandbox, owned, allowed or shared; else None.
+
+    It is a PEP 249 connection of the engine's driver, the caller's to close; for an asynchronous
+    engine it is the synchronous face that SQLAlchemy gives the driver, for ``greenlet_spawn``.
+    After kura_sandbox's ``get_conn``.
+    """
     database, _ = _claim(target)
     try:
-        found = _registry.find(database)
+        if _registry.find(database) is PASS_THROUGH:
+            return None
     except OwnershipError:
         return None
-    return None if found is PASS_THROUGH else found
+    adapter = _installed()
+    engine = adapter.engine(target)
+    assert engine is not None
+    return adapter.virtual(engine)
 
 
 def watch(url: str) -> tuple[Hashable, str]:

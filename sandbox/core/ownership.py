@@ -66,6 +66,8 @@ PASS_THROUGH: Final = PassThrough.PASS_THROUGH
 class _Database(Generic[S]):
     name: str
     mode: Mode = Mode.AUTO
+    chosen: bool = False
+    """Somebody asked for this mode; until then strangers pass only while nobody is sandboxed."""
     shared: Owner | None = None
     held: dict[Owner, S] = field(default_factory=dict)
 
@@ -122,12 +124,10 @@ class Registry(Generic[S]):
         """Whether callers of this database are to be looked up at all."""
         return database in self._databases
 
-    def forget(self, database: Hashable) -> None:
-        """Stop watching over a database that nobody has checked out."""
+    def forget(self) -> None:
+        """Stop watching over databases that nobody has checked out; their modes go with them."""
         with self._lock:
-            entry = self._databases.get(database)
-            if entry is not None and not entry.held:
-                del self._databases[database]
+            self._databases = {key: entry for key, entry in self._databases.items() if entry.held}
 
     def mode(self, database: Hashable) -> Mode | Shared:
         """The mode in force."""
@@ -157,6 +157,7 @@ class Registry(Generic[S]):
                 entry.shared = mode.owner
             else:
                 entry.mode = mode
+                entry.chosen = True
                 entry.shared = None
 
     # -- owners ------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ class Registry(Generic[S]):
                     f" Wait for threads and tasks before the test ends (join the thread, await the"
                     f" task, shut the executor down), or start them anew in the next test."
                 )
-            if entry.mode is Mode.AUTO:
+            if entry.mode is Mode.AUTO and (entry.chosen or not entry.held):
                 return PASS_THROUGH
             raise OwnershipError(self._refusal(entry, caller))
 
@@ -336,10 +337,15 @@ class Registry(Generic[S]):
 
     def _refusal(self, entry: _Database[S], caller: Caller) -> str:
         owners = ", ".join(owner.label for owner in entry.held) or "none"
+        rule = (
+            "The mode is 'manual', in which only owners and those they allow reach the database."
+            if entry.mode is Mode.MANUAL
+            else "While somebody has it checked out, only owners and those they allow reach the"
+            ' database, unless sandbox.mode(target, "auto") says otherwise.'
+        )
         return (
             f"{caller} may not use {entry.name}: it owns no sandbox of it and nobody allowed it."
-            f"\n\nThe mode is {entry.mode.value!r}, in which only owners and those they allow reach"
-            f" the database. Owners now: {owners}."
+            f"\n\n{rule} Owners now: {owners}."
             f"\n\nFour ways out:"
             f"\n  1. Check out in this thread or task: sandbox.checkout(target); under pytest, use"
             f" the fixture `sandboxed` or the setting sandbox_autouse."

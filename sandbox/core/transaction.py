@@ -55,6 +55,8 @@ class Frame:
     """Its own transaction wrote in it."""
     foreign: tuple[Transaction, ...] = ()
     """Transactions that committed into it and would be undone with it."""
+    read_only: bool = False
+    """SET TRANSACTION READ ONLY was sent in it, or in what stood above: it ends with the frame."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,25 +118,30 @@ class Stack:
     def blocker(self, transaction: Transaction, kind: Kind) -> Transaction | None:
         """The transaction that should end before this statement, or None.
 
-        Reads never wait. A transaction with frames waits for those above it, since writing below
-        the top would put its work into their hands. One without waits for whoever has written:
-        nesting in another's work is the last resort.
+        Reads never wait, nor does what sends nothing: a commit, unless it is of a failed
+        transaction and thereby a rollback, and the rollback of a clean one. A transaction with
+        frames waits for those above it, since writing below the top would put its work into their
+        hands. One without waits for whoever has written: nesting in another's work is the last
+        resort.
         """
-        if kind in _READING:
+        if kind in _READING or (kind is Kind.COMMIT and not transaction.failed):
+            return None
+        if kind in _ENDS and self.clean(transaction):
             return None
         start = self._above(transaction) if transaction.frames else 0
         for frame in reversed(self.frames[start:]):
             other = frame.transaction
             if frame.state is not FrameState.OPEN or other is None or other is transaction:
                 continue
-            if not self.clean(other) and other not in self._abandoned:
+            if self._has_work(other):
                 return other
         return None
 
     def clean(self, transaction: Transaction) -> bool:
         """Nothing would be lost if its frames went away."""
-        return self.aborted_by is not transaction and not any(
-            frame.dirty for frame in transaction.frames
+        # Whatever a READ ONLY transaction did, others must not be caught in its savepoint.
+        return self.aborted_by is not transaction and (
+            bool(transaction.read_only) or not self._wrote(transaction)
         )
 
     def below_top(self, transaction: Transaction) -> bool:
@@ -151,12 +158,12 @@ class Stack:
     def enter(self, transaction: Transaction, kind: Kind) -> list[str]:
         """Put the transaction on top, ready for a statement of this kind."""
         sql = self.settle(transaction)
-        if transaction.frames:
-            sql += self._collapse_above(transaction)
-        else:
+        if transaction.frames and self.aborted_by is not transaction:
+            sql += self._come_on_top(transaction)
+        if not transaction.frames:
             sql += self._take_frame(transaction)
-            for label in transaction.labels:
-                sql.append(self._push(transaction, label))
+        for label in transaction.labels[len(transaction.frames) - 1 :]:
+            sql.append(self._push(transaction, label))
         if kind not in _HARMLESS:
             transaction.frames[-1].dirty = True
         return sql
@@ -174,18 +181,20 @@ class Stack:
     def settle(self, transaction: Transaction | None = None) -> list[str]:
         """What the outer transaction needs before this transaction may use it.
 
-        Begins it; rolls back those that were abandoned; heals the failure of another, which
-        keeps its own error to itself.
+        Begins it; heals the failure of another, which keeps its own error to itself; rolls back
+        those that were abandoned, unless others work on top of them. May find ``poison``.
         """
         sql: list[str] = []
         if not self.begun:
             sql.append(self._begin(transaction))
-        while self._abandoned:
-            sql += self.rollback(self._abandoned.pop())
         holder = self.aborted_by
-        if holder is not None and holder is not transaction:
+        if holder is not None and holder is not transaction and holder not in self._abandoned:
             sql += self._undo(holder, holder.frames[-1])
-            self.aborted_by = None
+        for other in sorted(self._abandoned, key=self._height, reverse=True):
+            # One poison is enough, and it is to name all its victims.
+            if self.poison is None and not self.below_top(other):
+                self._abandoned.remove(other)
+                sql += self.rollback(other)
         return sql
 
     def savepoint(self, transaction: Transaction, label: str) -> str:
@@ -196,8 +205,6 @@ class Stack:
     def rollback_to(self, transaction: Transaction, frame: Frame) -> str:
         """The statement for ROLLBACK TO SAVEPOINT; it also ends the transaction's failure."""
         (statement,) = self._undo(transaction, frame)
-        if self.aborted_by is transaction:
-            self.aborted_by = None
         transaction.failed = False
         return statement
 
@@ -233,13 +240,13 @@ class Stack:
         transaction.over = True
         if not transaction.frames:
             return []
-        if self.clean(transaction):
-            self._close(transaction)
+        if self.aborted_by is not transaction and not self._wrote(transaction):
+            if self.below_top(transaction):
+                self._evict(transaction)
+            else:
+                self._close(transaction)
             return []
-        first = transaction.frames[0]
-        sql = self._undo(transaction, first)
-        if self.aborted_by is transaction:
-            self.aborted_by = None
+        sql = self._undo(transaction, transaction.frames[0])
         self._evict(transaction)
         return sql
 
@@ -275,24 +282,38 @@ class Stack:
         return f"BEGIN ISOLATION LEVEL {self.isolation}" if self.isolation else "BEGIN"
 
     def _take_frame(self, transaction: Transaction) -> list[str]:
-        top = self.frames[-1] if self.frames else None
-        if top is not None and self._empty(top):
+        start = len(self.frames)
+        while start and self._settled(self.frames[start - 1]):
+            start -= 1
+        settled = self.frames[start:]
+        sql: list[str] = []
+        if settled and self._empty(settled[-1]) and not any(f.read_only for f in settled):
+            top = settled[-1]
             if top.transaction is not None:
                 self._evict(top.transaction)
             top.transaction, top.state, top.label = transaction, FrameState.OPEN, None
             transaction.frames.append(top)
-            return self._characteristics(transaction)
-        sql: list[str] = []
-        start = len(self.frames)
-        while start and self._settled(self.frames[start - 1]):
-            start -= 1
-        if start < len(self.frames):
-            sql.append(self._merge(start))
-        sql.append(self._push(transaction, None))
-        return sql + self._characteristics(transaction)
+        else:
+            if settled:
+                sql.append(self._merge(start))
+            sql.append(self._push(transaction, None))
+        if transaction.read_only:
+            # It reverts with the savepoint; READ WRITE is what the outer transaction has.
+            transaction.frames[0].read_only = True
+            sql.append("SET TRANSACTION READ ONLY")
+        return sql
 
-    def _collapse_above(self, transaction: Transaction) -> list[str]:
+    def _come_on_top(self, transaction: Transaction) -> list[str]:
         start = self._above(transaction)
+        # What others committed into savepoints that it has not written in goes below them, where
+        # rolling back to them does no harm. They are made again.
+        while (
+            transaction.frames
+            and not transaction.frames[-1].dirty
+            and self._done_in(self.frames[start - 1 :])
+        ):
+            transaction.frames.pop().transaction = None
+            start -= 1
         return [self._merge(start)] if start < len(self.frames) else []
 
     def _merge(self, start: int) -> str:
@@ -310,26 +331,27 @@ class Stack:
         """Leave one frame where the transaction was: done if there is work in it, else free."""
         first = transaction.frames[0]
         position = self.frames.index(first)
-        wrote = any(frame.dirty for frame in transaction.frames)
+        wrote = self._wrote(transaction) and not transaction.read_only
         foreign = first.foreign + self._done_in(self.frames[position + 1 :])
+        # What is forgotten here is on the server until this frame is released.
+        first.read_only = any(frame.read_only for frame in self.frames[position:])
         self._cut(position + 1, transaction)
         first.foreign, first.dirty = foreign, wrote
-        # READ ONLY lasts until the savepoint is released, so that nobody may take it over.
-        keep = wrote or foreign or transaction.read_only
-        first.state = FrameState.DONE if keep else FrameState.FREE
+        first.state = FrameState.DONE if wrote or foreign else FrameState.FREE
         transaction.frames.clear()
 
     def _undo(self, transaction: Transaction, frame: Frame) -> list[str]:
         position = self.frames.index(frame)
         victims = frame.foreign + self._done_in(self.frames[position + 1 :])
         for gone in self.frames[position + 1 :]:
-            if gone.state is FrameState.OPEN and gone.transaction is not None and gone.dirty:
-                victims += (gone.transaction,)
+            if gone.state is FrameState.OPEN and gone.transaction is not None:
+                victims += (gone.transaction,) if self._has_work(gone.transaction) else ()
         victims = tuple(dict.fromkeys(v for v in victims if v is not transaction))
         if victims and self.poison is None:
             self.poison = Poison(transaction, victims)
         self._cut(position + 1, transaction)
-        frame.dirty = False
+        self.aborted_by = None
+        frame.dirty = frame.read_only = False
         frame.foreign = ()
         own = transaction.frames.index(frame)
         del transaction.frames[own + 1 :]
@@ -356,6 +378,22 @@ class Stack:
             frame.state = FrameState.DONE if frame.foreign else FrameState.FREE
         transaction.frames.clear()
 
+    def _has_work(self, transaction: Transaction) -> bool:
+        """Whether it has written what neither its own failure nor its loss undoes anyway."""
+        if transaction in self._abandoned or transaction.read_only:
+            return False
+        kept = transaction.frames
+        if self.aborted_by is transaction:
+            kept = kept[:-1]
+        return any(frame.dirty for frame in kept)
+
+    @staticmethod
+    def _wrote(transaction: Transaction) -> bool:
+        return any(frame.dirty for frame in transaction.frames)
+
+    def _height(self, transaction: Transaction) -> int:
+        return self.frames.index(transaction.frames[0]) if transaction.frames else -1
+
     def _above(self, transaction: Transaction) -> int:
         return self.frames.index(transaction.frames[-1]) + 1
 
@@ -363,8 +401,7 @@ class Stack:
         if frame.foreign or frame.dirty:
             return False
         if frame.state is FrameState.OPEN:
-            owner = frame.transaction
-            return owner is not None and self.clean(owner) and not owner.read_only
+            return frame.transaction is not None and self.clean(frame.transaction)
         return frame.state is FrameState.FREE
 
     def _settled(self, frame: Frame) -> bool:
@@ -382,17 +419,13 @@ class Stack:
             found += frame.foreign
         return tuple(dict.fromkeys(found))
 
-    @staticmethod
-    def _characteristics(transaction: Transaction) -> list[str]:
-        # READ ONLY reverts with the savepoint; READ WRITE is what the outer transaction has.
-        return ["SET TRANSACTION READ ONLY"] if transaction.read_only else []
-
     def _name(self) -> str:
         self._number += 1
         return f"{PREFIX}{self._number}"
 
 
 _READING: Final = frozenset({Kind.READ, Kind.EMPTY})
+_ENDS: Final = frozenset({Kind.COMMIT, Kind.ROLLBACK})
 _HARMLESS: Final = _READING | {Kind.SAVEPOINT, Kind.ROLLBACK_TO, Kind.RELEASE}
 
 _lineage: ContextVar[tuple[Transaction, ...]] = ContextVar("sandbox_transactions", default=())

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 
 from sandbox.errors import SandboxError
-from sandbox.pytest_plugin.fixtures import Fixtures
-from sandbox.pytest_plugin.items import ItemHooks
+from sandbox.pytest_plugin import fixtures
+from sandbox.pytest_plugin.items import HOOKS, ItemHooks
 from sandbox.pytest_plugin.run import RUN, Run
 from sandbox.pytest_plugin.settings import Settings, add_options
 
 __all__ = ()
-
-_HOOKS: pytest.StashKey[ItemHooks] = pytest.StashKey()
 
 _MARKERS = (
     "sandbox(*, isolation, shared, isolation_level): sandbox this test, with these options.",
@@ -58,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
         run = Run(config, config.option, Settings.read(config, config.option))
         run.check()
         config.stash[RUN] = run
-    hooks = config.stash[_HOOKS] = ItemHooks(run)
+    hooks = config.stash[HOOKS] = ItemHooks(run)
     config.pluginmanager.register(hooks, "sandbox-items")
-    config.pluginmanager.register(Fixtures(hooks), "sandbox-fixtures")
+    config.pluginmanager.register(fixtures, "sandbox-fixtures")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -78,7 +76,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands its sums to the controller."""
     output = getattr(session.config, "workeroutput", None)
-    hooks = session.config.stash.get(_HOOKS, None)
+    hooks = session.config.stash.get(HOOKS, None)
     if output is not None and hooks is not None:
         output["sandbox_costs"] = hooks.costs.pack()
 
@@ -87,13 +85,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker says at its end; its failure to begin is that of the run."""
     output = getattr(node, "workeroutput", {})
-    node.config.stash[_HOOKS].costs.merge(output.get("sandbox_costs", {}))
+    node.config.stash[HOOKS].costs.merge(output.get("sandbox_costs", {}))
     if "sandbox_error" in output:
         raise pytest.UsageError(output["sandbox_error"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what isolation has cost."""
-    costs = terminalreporter.config.stash[_HOOKS].costs
+    costs = terminalreporter.config.stash[HOOKS].costs
     if costs.tests and terminalreporter.verbosity >= -1:
         terminalreporter.write_line(costs.line())

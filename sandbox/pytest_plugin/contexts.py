@@ -2,6 +2,7 @@
 
 pytest-asyncio copies the current context for every coroutine; anyio runs them all in one task,
 whose context is that of the first. So what anyio runs is wrapped, and enters the owner by itself.
+IsolatedAsyncioTestCase copied its context when pytest made the instance, before the test began.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandbox.core.owner import Owner
 
-__all__ = ("acting", "acting_test", "as_nobody", "explain")
+__all__ = ("acting", "acting_test", "as_nobody", "enter_unittest", "explain")
 
 _XUNIT = {
     "_xunit_setup_module_fixture_": "setup_module()",
@@ -123,6 +125,20 @@ def acting_test(holder: _Holder, item: pytest.Function) -> Iterator[None]:
         yield
     finally:
         item.obj = function
+
+
+def enter_unittest(item: pytest.Item, owner: Owner) -> None:
+    """Let an IsolatedAsyncioTestCase, whose context is its own, act as the owner."""
+    from sandbox.core.owner import set_owner
+
+    async_case = sys.modules.get("unittest.async_case")
+    cls = getattr(item, "cls", None)
+    if async_case is None or not isinstance(cls, type):
+        return
+    if issubclass(cls, async_case.IsolatedAsyncioTestCase):
+        context = getattr(item.instance, "_asyncioTestContext", None)  # type: ignore[attr-defined]
+        if context is not None:
+            context.run(set_owner, owner)
 
 
 def _owner_of(holder: _Holder) -> Callable[[], Owner | None]:

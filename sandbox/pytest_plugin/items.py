@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from sandbox.core.owner import Owner
     from sandbox.pytest_plugin.run import Run
 
-__all__ = ("ItemHooks", "ItemState")
+__all__ = ("HOOKS", "ItemHooks", "ItemState")
+
+HOOKS: pytest.StashKey[ItemHooks] = pytest.StashKey()
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class ItemState:
 
     plan: Plan
     nodeid: str
+    problem: str | None
+    """Why it cannot run."""
     owner: Owner | None = None
     sandboxes: list[Sandbox] = field(default_factory=list)
     """Those that the plugin has checked out, in the order in which it did."""
@@ -82,6 +86,12 @@ class ItemHooks:
         self._enter(item)
         return (yield)
 
+    @pytest.hookimpl(specname="pytest_runtest_setup")
+    def pytest_runtest_setup_refused(self) -> None:
+        """Say what is wrong, from where the wrappers of other plugins have begun already."""
+        if self.state is not None and self.state.problem is not None:
+            pytest.fail(self.state.problem, pytrace=False)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """After everything else of the test."""
@@ -98,10 +108,8 @@ class ItemHooks:
 
     def _enter(self, item: pytest.Item) -> None:
         plan = plan_of(item, self.run)
-        state = self.state = ItemState(plan, item.nodeid)
+        state = self.state = ItemState(plan, item.nodeid, plan.problem)
         self._held_before = weakref.WeakSet(_held())
-        if plan.problem is not None:
-            pytest.fail(plan.problem, pytrace=False)
         if plan.outside:
             self._set_mode("auto")
             return
@@ -111,7 +119,8 @@ class ItemHooks:
 
         state.owner = Owner(item.nodeid)
         set_owner(state.owner)
-        if plan.run_database:
+        contexts.enter_unittest(item, state.owner)
+        if plan.run_database and plan.problem is None:
             self._check_out(state, *self.run.ready())
 
     def _check_out(self, state: ItemState, database: Hashable, name: str) -> None:
@@ -127,7 +136,8 @@ class ItemHooks:
                 owner=state.owner,
             )
         except SandboxError as error:
-            pytest.fail(_said(error), pytrace=False)
+            state.problem = _said(error)
+            return
         state.checkout += time.perf_counter() - began
         state.sandboxes.append(sandbox)
 

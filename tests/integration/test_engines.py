@@ -29,7 +29,7 @@ def seen(engine: sa.Engine) -> list[str]:
         return list(connection.scalars(SELECT))
 
 
-# -- engines made before and after ------------------------------------------------------------
+# -- engines made before and after ---------------------------------------------------------------
 
 
 def test_an_engine_made_before_and_one_made_after_the_checkout_share_the_sandbox(app: App) -> None:
@@ -96,7 +96,7 @@ def test_scoped_session(make_app: Any) -> None:
             registry.remove()
 
 
-# -- pools ----------------------------------------------------------------------------------------
+# -- pools ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_async_creator(make_app: Any) -> None:
     assert app.names() == []
 
 
-# -- listeners ------------------------------------------------------------------------------------
+# -- listeners -----------------------------------------------------------------------------------
 
 
 def test_connect_listeners_prepare_real_connections(pg_app: App) -> None:
@@ -284,7 +284,7 @@ def test_a_do_connect_listener_may_make_the_connection(make_app: Any) -> None:
     assert len(calls) == 1
 
 
-# -- what else a connection is ------------------------------------------------------------------
+# -- what else a connection is -------------------------------------------------------------------
 
 
 def test_isinstance_answers_for_the_driver(app: App) -> None:
@@ -426,7 +426,7 @@ def test_run_sync_and_stream(make_app: Any) -> None:
     assert app.names() == []
 
 
-# -- isolation levels -------------------------------------------------------------------------------
+# -- isolation levels ----------------------------------------------------------------------------
 
 
 def test_the_first_transaction_gives_the_sandbox_its_isolation_level(pg_app: App) -> None:
@@ -490,7 +490,7 @@ def test_read_only_transactions(make_app: Any) -> None:
         assert seen(engine) == ["b"]
 
 
-# -- refusals -----------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -526,7 +526,7 @@ def test_a_script_that_commits_is_contained(make_app: Any) -> None:
     assert app.names() == []
 
 
-# -- in-memory SQLite -----------------------------------------------------------------------------------
+# -- in-memory SQLite ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first_used", [True, False])

@@ -73,6 +73,12 @@ sandbox_migrations = "metadata:models:Base"
 sandbox_autouse = true
 """
 
+COUNTS_CALLS = """
+def build():
+    with open("built", "a") as calls:
+        calls.write("x")
+"""
+
 
 class Project:
     """Writes an application's project and runs its tests in a process of their own."""
@@ -142,7 +148,9 @@ def project(
 
 def summary(result: pytest.RunResult) -> dict[str, int]:
     """The figures of the plugin's line at the end."""
-    line = next(line for line in result.outlines if line.startswith("sandbox: ") and "isolated" in line)
+    line = next(
+        line for line in result.outlines if line.startswith("sandbox: ") and "isolated" in line
+    )
     found = re.search(r"(\d+) tests? isolated.*?(\d+) statements?, (\d+) extra round trip", line)
     assert found is not None, line
     return dict(zip(("tests", "statements", "round_trips"), map(int, found.groups()), strict=True))

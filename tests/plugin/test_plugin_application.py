@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.conftest import Project, summary
+from tests.plugin.conftest import COUNTS_CALLS, Project, summary
 
 # Whichever comes second would see the row of the first, and trip over its unique name.
 TWICE = """
@@ -89,7 +89,13 @@ def test_migrations_are_run_by_alembic_and_are_real(project: Project) -> None:
 
 def test_several_migrations_and_variables_may_be_named(project: Project) -> None:
     project.write("schema.sql", "CREATE TABLE notes (body text);")
-    project.write("seed.py", 'def build(connection):\n    connection.exec_driver_sql("INSERT INTO notes VALUES (\'seed\')")\n')
+    project.write(
+        "seed.py",
+        """
+        def build(connection):
+            connection.exec_driver_sql("INSERT INTO notes VALUES ('seed')")
+        """,
+    )
     project.settings("""
         sandbox_env = ["DATABASE_URL", "ASYNC_URL=postgresql+asyncpg"]
         sandbox_migrations = ["metadata:models:Base", "sql:schema.sql", "call:seed:build"]
@@ -108,7 +114,8 @@ def test_several_migrations_and_variables_may_be_named(project: Project) -> None
 
         def test_what_migrations_wrote_is_there():
             with engine.connect() as connection:
-                assert connection.execute(sa.text("SELECT body FROM notes")).scalars().all() == ["seed"]
+                found = connection.execute(sa.text("SELECT body FROM notes"))
+                assert found.scalars().all() == ["seed"]
         """,
         2,
     )
@@ -116,14 +123,9 @@ def test_several_migrations_and_variables_may_be_named(project: Project) -> None
 
 def test_the_header_says_where_and_the_summary_what_it_cost(project: Project) -> None:
     result = project.passes(TWICE, 2)
-    result.stdout.re_match_lines(
-        [
-            r"sandbox: PostgreSQL 18\S* \(embedded, .*\), database sandbox_run_\w+,"
-            r" .*isolation savepoint",
-            r"sandbox: 2 tests isolated, [\d.]+ ms each \(checkout [\d.]+, check-in [\d.]+\),"
-            r" 6 statements, \d+ extra round trips",
-        ]
-    )
+    header = r"sandbox: PostgreSQL 18\S* \(embedded, .*\), database \w+, .*isolation savepoint"
+    cost = r"sandbox: 2 tests isolated, [\d.]+ ms each \(checkout [\d.]+, check-in [\d.]+\),"
+    result.stdout.re_match_lines([header, cost + r" 6 statements, \d+ extra round trips"])
 
 
 def test_an_idle_sandbox_costs_no_round_trip(project: Project) -> None:
@@ -160,14 +162,14 @@ def test_random_order_changes_nothing(project: Project) -> None:
 
 
 def test_migrations_run_once_however_many_tests_there_are(project: Project) -> None:
-    project.write("seed.py", "def build():\n    open('built', 'a').write('x')\n")
+    project.write("seed.py", COUNTS_CALLS)
     project.write("test_it.py", TWICE)
     project.run("-o", "sandbox_migrations=metadata:models:Base\ncall:seed:build")
     assert (project.path / "built").read_text() == "x"
 
 
 def test_collecting_migrates_nothing(project: Project) -> None:
-    project.write("seed.py", "def build():\n    open('built', 'a').write('x')\n")
+    project.write("seed.py", COUNTS_CALLS)
     project.write("test_it.py", TWICE)
     result = project.run("--collect-only", "-o", "sandbox_migrations=call:seed:build")
     assert result.ret == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.conftest import Project, summary
+from tests.plugin.conftest import COUNTS_CALLS, Project, summary
 from tests.plugin.test_plugin_application import TWICE
 
 MANY = """
@@ -102,7 +102,9 @@ def test_a_worker_that_crashes_is_replaced_and_nothing_stays(
     project.write("test_it.py", CRASH)
     result = project.run("-n1")
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["*worker 'gw0' crashed*", "sandbox: * isolated*"])
+    result.stdout.fnmatch_lines(
+        ["sandbox: PostgreSQL*started in *", "*worker 'gw0' crashed*", "sandbox: * isolated*"]
+    )
     _eventually_gone(Path((project.path / "socket").read_text()))
 
 
@@ -142,7 +144,7 @@ def test_a_migration_that_fails_ends_the_run_with_one_message(project: Project) 
 def test_workers_build_the_schema_of_one_named_database_once(
     project: Project, named_database: str
 ) -> None:
-    project.write("seed.py", "def build():\n    open('built', 'a').write('x')\n")
+    project.write("seed.py", COUNTS_CALLS)
     project.write("test_it.py", MANY)
     result = project.run(
         "-n2", "--sandbox-url", named_database, "-o",

@@ -184,7 +184,14 @@ class Shell:
         self.seen: list[int] = []
 
     def run(
-        self, transaction: Transaction, kind: Kind, action: str, row: int, *, finish: bool, nest: bool
+        self,
+        transaction: Transaction,
+        kind: Kind,
+        action: str,
+        row: int,
+        *,
+        finish: bool,
+        nest: bool,
     ) -> Outcome:
         stack = self.stack
         if refused := self._admit(transaction, kind, nest=nest):
@@ -304,6 +311,8 @@ class Row:
     number: int
     writer: Client
     gone: bool = False
+    doomed: bool = False
+    """It will be undone, and nobody says when: its transaction has failed or was left behind."""
 
 
 @dataclass(eq=False)
@@ -326,8 +335,18 @@ class Client:
             row.gone = True
         del self.rows[start:]
 
-    def undo_innermost(self) -> None:
-        self.undo_from(self.savepoints[-1][1] if self.savepoints else 0)
+    def fail(self, *, at_once: bool) -> None:
+        """What was done since the last savepoint is lost."""
+        self.failed = True
+        start = self.savepoints[-1][1] if self.savepoints else 0
+        if at_once:
+            self.undo_from(start)
+        else:
+            self.doom(start)
+
+    def doom(self, start: int = 0) -> None:
+        for row in self.rows[start:]:
+            row.doomed = True
 
 
 Step = tuple[int, int, int, bool]
@@ -386,7 +405,10 @@ class Run:
             if client is None:
                 client = Client(Transaction(read_only=self.server.aborts and more % 7 == 0))
             if name in _MOVES:
-                outcome = self._move(client, name, LABELS[more % len(LABELS)], nest=nest)
+                label = self._label(client, name, more)
+                if label is None:
+                    return
+                outcome = self._move(client, name, label, nest=nest)
             else:
                 outcome = self._statement(client, name, nest=nest)
             if outcome in {Outcome.DONE, Outcome.REFUSED}:
@@ -395,33 +417,30 @@ class Run:
 
     def end(self) -> None:
         """Everybody leaves; a newcomer must see what was committed, and nothing else."""
-        for who, client in list(self.open.items()):
-            # From the top, so that nobody has to wait for those above.
-            del who
+        for client in self.open.values():
             self.shell.stack.abandon(client.transaction)
+        for client in (*self.open.values(), *self.left):
             client.undo_from(0)
         self.left.clear()
         self.open.clear()
         last = Client(Transaction())
         outcome = self._statement(last, "read", nest=True)
-        assert outcome is (Outcome.POISONED if self.shell.stack.poison else Outcome.DONE)
-        self.compare()
+        if self.poisoned or self.shell.stack.poison:
+            assert outcome is Outcome.POISONED
+        else:
+            assert outcome is Outcome.DONE
+            self.compare()
         self.shell.finish()
-        assert self.shell.finish() is None
         assert not self.server.aborted
 
     # -- steps --------------------------------------------------------------------------------
 
-    def _statement(
-        self, client: Client, name: str, *, nest: bool, finish: bool = False
-    ) -> Outcome:
+    def _statement(self, client: Client, name: str, *, nest: bool, finish: bool = False) -> Outcome:
         kind, action = _STATEMENTS[name]
         transaction = client.transaction
         below = self.shell.stack.below_top(transaction)
         self.number += 1
-        outcome = self.shell.run(
-            transaction, kind, action, self.number, finish=finish, nest=nest
-        )
+        outcome = self.shell.run(transaction, kind, action, self.number, finish=finish, nest=nest)
         self._count(name, outcome)
         if outcome is Outcome.DONE:
             assert not client.failed, "a failed transaction went on"
@@ -437,10 +456,7 @@ class Run:
             if finish:
                 client.undo_from(0)
             elif self.server.aborts and not client.failed:
-                client.failed = True
-                if not (kind is Kind.READ and below):
-                    # What was done since the last savepoint is lost already.
-                    client.undo_innermost()
+                client.fail(at_once=kind is not Kind.READ or not below)
         assert transaction.failed == client.failed or finish
         return outcome
 
@@ -452,8 +468,7 @@ class Run:
         if outcome is Outcome.REFUSED:
             assert client.failed or (found is None and kind is not Kind.SAVEPOINT)
             if self.server.aborts and not client.failed:
-                client.failed = True
-                client.undo_innermost()
+                client.fail(at_once=True)
         elif outcome is Outcome.DONE:
             if kind is Kind.SAVEPOINT:
                 client.savepoints.append((label, len(client.rows)))
@@ -466,10 +481,19 @@ class Run:
                 del client.savepoints[found:]
         return outcome
 
+    def _label(self, client: Client, name: str, more: int) -> str | None:
+        """Mostly a savepoint that there is; now and then one that there is not."""
+        if name == "savepoint" or more == 0:
+            return LABELS[more % len(LABELS)]
+        if not client.savepoints:
+            return None
+        return client.savepoints[more % len(client.savepoints)][0]
+
     def _end(self, who: int, client: Client, name: str) -> None:
         if name == "abandon":
             self.shell.stack.abandon(client.transaction)
             self.left.append(client)
+            client.doom()
             outcome = Outcome.DONE
         elif name == "commit":
             outcome = self.shell.commit(client.transaction)
@@ -495,10 +519,10 @@ class Run:
 
     def _check_read(self, shown: list[int]) -> None:
         held = [row for row in self.rows if not row.gone]
-        assert shown == sorted(set(shown) & {row.number for row in held}), "undone work survives"
-        # Those who were left behind are rolled back when somebody comes by.
+        alive = {row.number for row in held}
+        assert shown == [number for number in shown if number in alive], "undone work survives"
         missing = [row for row in held if row.number not in set(shown)]
-        lost = {row.writer.transaction for row in missing if row.writer not in self.left}
+        lost = {row.writer.transaction for row in missing if not row.doomed}
         poison = self.shell.stack.poison
         if not self.poisoned:
             assert lost == (set(poison.victims) if poison else set())

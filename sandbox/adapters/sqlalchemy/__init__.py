@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.util.concurrency import in_greenlet
 
 from sandbox.adapters.sqlalchemy.drivers import driver_for
 from sandbox.adapters.sqlalchemy.identity import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import PoolProxiedConnection
 
     from sandbox.connection.sandbox import Sandbox
+    from sandbox.connection.virtual import VirtualConnection
     from sandbox.core.ownership import Registry
 
 __all__ = ("SQLAlchemyAdapter",)
@@ -105,6 +107,13 @@ class SQLAlchemyAdapter:
         database = database_of_url(parsed)
         self._registry.know(database, describe(parsed))
         return database, describe(parsed)
+
+    def virtual(self, engine: Engine) -> VirtualConnection:
+        """A virtual connection of this engine's driver, beside its pool."""
+        source: EngineSource = engine.pool._sandbox_source  # type: ignore[attr-defined]
+        if engine.dialect.is_async and not in_greenlet():
+            return run_on(background_loop(), source.virtual)
+        return source.virtual()
 
     def close_idle(self) -> None:
         """Close the real connections that wait for the next sandbox. Not from a running loop."""

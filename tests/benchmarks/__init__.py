@@ -1,0 +1,1 @@
+"""What isolation costs, against what people use instead. Run by ``./dev bench``."""
