@@ -10,6 +10,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from sandbox.connection.dialect import LEVELS
 from sandbox.connection.sandbox import Sandbox
 from sandbox.core.owner import Caller, Owner, current_owner, set_owner
 from sandbox.core.ownership import PASS_THROUGH, Mode, Registry, Shared
@@ -98,6 +99,10 @@ def checkout(
         )
     if isolation_level is not None:
         isolation_level = isolation_level.upper().replace("_", " ")
+        if isolation_level not in LEVELS:
+            raise ConfigurationError(
+                f"isolation level {isolation_level!r} is not known; use one of {', '.join(LEVELS)}."
+            )
     database, name = _claim(target)
     return checkout_database(
         database, name, shared=shared, isolation_level=isolation_level, owner=owner

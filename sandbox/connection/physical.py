@@ -93,14 +93,11 @@ class Source(Protocol):
     def open(self) -> PhysicalConnection:
         """A new real connection, prepared by the application's listeners."""
 
-    def borrow(self) -> PhysicalConnection:
-        """One for a sandbox: an idle one that earlier sandboxes used, or a new one."""
+    def borrow(self, *, fresh: bool = False) -> PhysicalConnection:
+        """One for a sandbox, prepared: an idle one that earlier sandboxes used, or a new one."""
 
     def give_back(self, physical: PhysicalConnection) -> None:
         """The sandbox has rolled everything back; the connection is as it was."""
 
-    def prepare(self, physical: PhysicalConnection) -> None:
-        """Run the listeners of every source of this kind on it, once, while it is idle."""
-
     def prepare_inside(self, shared: SharedConnection) -> None:
-        """The same for a source that comes when the sandbox's transaction has begun."""
+        """Run the listeners of a source that comes when the sandbox's transaction has begun."""

@@ -69,11 +69,13 @@ class Sandbox:
         entry = self._shared.get(key)
         if entry is None:
             physical = source.borrow()
-            source.prepare(physical)
             with self._lock:
                 entry = self._shared.get(key)
                 if entry is None and not self._closed:
-                    entry = self._shared[key] = (SharedConnection(physical, self), source)
+                    entry = self._shared[key] = (
+                        SharedConnection(physical, self, lambda: source.borrow(fresh=True)),
+                        source,
+                    )
             if entry is None or entry[0].physical is not physical:
                 source.give_back(physical)
             if entry is None:

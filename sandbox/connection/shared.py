@@ -49,8 +49,14 @@ _REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
 class SharedConnection:
     """The real connection of a sandbox. Any number of threads and tasks may call it at once."""
 
-    def __init__(self, physical: PhysicalConnection, sandbox: Sandbox) -> None:
+    def __init__(
+        self,
+        physical: PhysicalConnection,
+        sandbox: Sandbox,
+        replace: Callable[[], PhysicalConnection],
+    ) -> None:
         self.physical = physical
+        self._replace: Callable[[], PhysicalConnection] | None = replace
         self.driver = physical.driver
         self.sandbox = sandbox
         self.stack = Stack()
@@ -305,9 +311,16 @@ class SharedConnection:
     def _send(self, io: IO, statements: list[str]) -> None:
         if not statements:
             return
+        replace, self._replace = self._replace, None
         try:
             trips = io.call(self.real, self.driver.send, self.real, statements)
         except BaseException as error:
+            if replace is not None and self.driver.lost(self.real):
+                # It was lost while it lay idle and nothing had happened on it: take another.
+                self.physical.discard()
+                self.physical = replace()
+                self._send(io, statements)
+                return
             # Control statements of ours do not fail on a connection that is well.
             self._broken = f"{'; '.join(statements)} failed: {error!r}"
             raise

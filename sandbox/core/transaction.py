@@ -56,7 +56,7 @@ class Frame:
     foreign: tuple[Transaction, ...] = ()
     """Transactions that committed into it and would be undone with it."""
     read_only: bool = False
-    """SET TRANSACTION READ ONLY was sent in it, or in what stood above: it ends with the frame."""
+    """SET TRANSACTION READ ONLY was sent in it: it lasts until the savepoint is released."""
 
 
 @dataclass(slots=True, eq=False)
@@ -170,6 +170,8 @@ class Stack:
 
     def guard(self) -> tuple[list[str], Frame]:
         """A savepoint on top of everybody, for a read of a transaction that is not on top."""
+        if self.frames and self.frames[-1].state is FrameState.FREE:
+            return [], self.frames[-1]
         frame = Frame(self._name(), state=FrameState.FREE)
         self.frames.append(frame)
         return [f"SAVEPOINT {frame.name}"], frame
@@ -287,8 +289,9 @@ class Stack:
             start -= 1
         settled = self.frames[start:]
         sql: list[str] = []
-        if settled and self._empty(settled[-1]) and not any(f.read_only for f in settled):
-            top = settled[-1]
+        # Of several one would be taken and the others stay for ever.
+        if len(settled) == 1 and self._empty(settled[0]):
+            (top,) = settled
             if top.transaction is not None:
                 self._evict(top.transaction)
             top.transaction, top.state, top.label = transaction, FrameState.OPEN, None
@@ -334,10 +337,10 @@ class Stack:
         wrote = self._wrote(transaction) and not transaction.read_only
         foreign = first.foreign + self._done_in(self.frames[position + 1 :])
         # What is forgotten here is on the server until this frame is released.
-        first.read_only = any(frame.read_only for frame in self.frames[position:])
+        forgotten = position + 1 < len(self.frames)
         self._cut(position + 1, transaction)
         first.foreign, first.dirty = foreign, wrote
-        first.state = FrameState.DONE if wrote or foreign else FrameState.FREE
+        first.state = FrameState.DONE if wrote or foreign or forgotten else FrameState.FREE
         transaction.frames.clear()
 
     def _undo(self, transaction: Transaction, frame: Frame) -> list[str]:
@@ -398,7 +401,7 @@ class Stack:
         return self.frames.index(transaction.frames[-1]) + 1
 
     def _empty(self, frame: Frame) -> bool:
-        if frame.foreign or frame.dirty:
+        if frame.foreign or frame.dirty or frame.read_only:
             return False
         if frame.state is FrameState.OPEN:
             return frame.transaction is not None and self.clean(frame.transaction)

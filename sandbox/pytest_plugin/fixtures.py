@@ -12,6 +12,8 @@ from sandbox.pytest_plugin.plan import CHECKOUT_FIXTURE
 from sandbox.pytest_plugin.settings import unconfigured_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
@@ -42,8 +44,8 @@ def sandbox_engines() -> list[Any]:
 
 
 @pytest.fixture(name=CHECKOUT_FIXTURE)
-def _engines_checked_out(request: pytest.FixtureRequest, sandbox_engines: Any) -> None:
-    request.config.stash[HOOKS].check_out_engines(_listed(sandbox_engines))
+def _engines_checked_out(request: pytest.FixtureRequest, sandbox_engines: Any) -> Iterator[None]:
+    yield from request.config.stash[HOOKS].check_out_engines(_listed(sandbox_engines))
 
 
 @pytest.fixture

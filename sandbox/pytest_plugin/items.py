@@ -20,7 +20,7 @@ from sandbox.pytest_plugin.plan import Plan, plan_of
 from sandbox.pytest_plugin.report import Costs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Iterable
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 
     from sandbox.connection.sandbox import Sandbox
     from sandbox.core.owner import Owner
@@ -43,7 +43,8 @@ class ItemState:
     sandboxes: list[Sandbox] = field(default_factory=list)
     """Those that the plugin has checked out, in the order in which it did."""
     checkout: float = 0.0
-    """Seconds that it took."""
+    checkin: float = 0.0
+    """Seconds that the two took."""
     after: list[Callable[[], None]] = field(default_factory=list)
     """To be called once everything is rolled back, when closing costs nothing any more."""
 
@@ -148,11 +149,9 @@ class ItemHooks:
         errors: list[SandboxError] = []
         try:
             if state.sandboxes:
-                began = time.perf_counter()
-                errors += _check_in(state.sandboxes)
-                checkin = time.perf_counter() - began
+                errors += self._check_in(state)
                 stats = [sandbox.stats for sandbox in state.sandboxes]
-                self.costs.add(state.nodeid, state.checkout, checkin, stats)
+                self.costs.add(state.nodeid, state.checkout, state.checkin, stats)
             for close in state.after:
                 close()
         finally:
@@ -181,13 +180,30 @@ class ItemHooks:
         )
         return errors
 
-    def check_out_engines(self, engines: Iterable[object]) -> None:
-        """Check out for the running test what the fixture sandbox_engines has named."""
+    def _check_in(self, state: ItemState) -> list[SandboxError]:
+        began = time.perf_counter()
+        errors = _check_in(state.sandboxes)
+        state.checkin += time.perf_counter() - began
+        return errors
+
+    def check_out_engines(self, engines: Iterable[object]) -> Iterator[None]:
+        """Check out for the running test what sandbox_engines has named, then check in.
+
+        Between the test's own fixtures and those that outlive it: of the user's own database
+        these make and drop the tables, for real.
+        """
+        state = self.state
+        assert state is not None
+        self._check_out_each(state, engines)
+        yield
+        errors = self._check_in(state)
+        if errors:
+            pytest.fail("\n".join(map(_said, errors)), pytrace=False)
+
+    def _check_out_each(self, state: ItemState, engines: Iterable[object]) -> None:
         from sandbox import _api
         from sandbox.errors import AlreadyOwnerError
 
-        state = self.state
-        assert state is not None
         for engine in engines:
             began = time.perf_counter()
             try:

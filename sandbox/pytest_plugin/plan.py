@@ -59,11 +59,25 @@ def plan_of(item: pytest.Item, run: Run) -> Plan:
             end_session(item.config, error)
         item.stash[_PLAN] = plan
         if plan.engines:
-            names: list[str] = item.fixturenames  # type: ignore[attr-defined]
-            if CHECKOUT_FIXTURE not in names:
-                # As an autouse fixture would be: before all others of its scope.
-                names.insert(0, CHECKOUT_FIXTURE)
+            _request_checkout(item)
     return plan
+
+
+def _request_checkout(item: Any) -> None:
+    """Check the engines out before all other fixtures of the test's own, after wider ones.
+
+    Those may build the schema, for real, while nobody is sandboxed.
+    """
+    names: list[str] = item.fixturenames
+    if CHECKOUT_FIXTURE in names:
+        return
+    definitions = item._fixtureinfo.name2fixturedefs
+
+    def outlives(name: str) -> bool:
+        return name in definitions and definitions[name][-1].scope != "function"
+
+    wider = [position for position, name in enumerate(names) if outlives(name)]
+    names.insert(max(wider, default=-1) + 1, CHECKOUT_FIXTURE)
 
 
 def _make(item: pytest.Item, run: Run) -> Plan:
@@ -118,6 +132,13 @@ def _options(item: pytest.Item, marks: list[pytest.Mark]) -> Options:
         )
     options = Options(**given)
     if options.isolation_level is not None:
+        from sandbox.connection.dialect import LEVELS
+
         level = options.isolation_level.upper().replace("_", " ")
+        if level not in LEVELS:
+            raise ConfigurationError(
+                f"{item.nodeid}: @pytest.mark.sandbox(isolation_level="
+                f"{options.isolation_level!r}) is not known; use one of {', '.join(LEVELS)}."
+            )
         options = Options(options.shared, level)
     return options

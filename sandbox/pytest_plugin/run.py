@@ -203,7 +203,6 @@ class Run:
         _check_in_all(held for held in _api._registry.held() if held.database == database)
         if not _api._registry.held():
             _api.stop()
-            _api._registry.forget(database)
 
 
 def _check_in_all(sandboxes: Iterable[Any]) -> None:

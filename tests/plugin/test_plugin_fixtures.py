@@ -16,15 +16,19 @@ import models
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory):
     engine = sa.create_engine(f"sqlite:///{tmp_path_factory.mktemp('db')}/own.db")
-    models.Base.metadata.create_all(engine)
     yield engine
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(models.User.name)).all() == []
     engine.dispose()
 
 @pytest.fixture(scope="session")
 def sandbox_engines(engine):
     return [engine]
+
+@pytest.fixture(scope="session", autouse=True)
+def tables(engine):
+    models.Base.metadata.create_all(engine)
+    yield
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(models.User.name)).all() == []
 """
 
 

@@ -100,7 +100,7 @@ def test_a_worker_that_crashes_is_replaced_and_nothing_stays(
 ) -> None:
     monkeypatch.delenv("SANDBOX_SERVER")
     project.write("test_it.py", CRASH)
-    result = project.run("-n1")
+    result = project.run("-n1", "-p", "no:randomly")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         ["sandbox: PostgreSQL*started in *", "*worker 'gw0' crashed*", "sandbox: * isolated*"]

@@ -196,15 +196,20 @@ class EngineSource:
             self.info = dict(record.info)
         return physical
 
-    def borrow(self) -> PhysicalConnection:
+    def borrow(self, *, fresh: bool = False) -> PhysicalConnection:
         """An idle one of this kind that lives where the caller can reach it, or a new one."""
+        physical = self._borrow(fresh=fresh)
+        self._prepare(physical)
+        return physical
+
+    def _borrow(self, *, fresh: bool) -> PhysicalConnection:
         if self._single:
             only = self._only = self._only or self.open()
             self._take_over(only)
             self._lent = True
             return only
         home = self.io.home()
-        physical = self._idle.take((self.key, home))
+        physical = self._idle.take((self.key, home)) if not fresh else None
         if physical is None or self.driver.lost(physical.real):
             physical = self._open(home)
             self._take_over(physical)
@@ -217,7 +222,7 @@ class EngineSource:
         else:
             self._idle.put((self.key, physical.home), physical)
 
-    def prepare(self, physical: PhysicalConnection) -> None:
+    def _prepare(self, physical: PhysicalConnection) -> None:
         """Run the ``connect`` listeners of all engines that will share this idle connection."""
         for source in self._twins():
             if not physical.is_prepared_for(source):

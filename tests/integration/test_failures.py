@@ -1,0 +1,363 @@
+"""What goes wrong: statements cancelled, connections lost, transactions ended behind our back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.util.concurrency import greenlet_spawn
+
+import sandbox
+from sandbox.errors import (
+    BrokenSandboxError,
+    ConfigurationError,
+    SandboxEscapeError,
+    UnsupportedTargetError,
+)
+from tests.fix_db import App, items
+
+SELECT = sa.select(items.c.name).order_by(items.c.id)
+
+
+def add(engine: sa.Engine, name: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.insert(items).values(name=name))
+
+
+def seen(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(SELECT))
+
+
+def real_connection(engine: sa.Engine) -> Any:
+    """The driver's connection below the sandbox, as no application ever sees it."""
+    with engine.connect() as connection:
+        connection.execute(SELECT)
+        virtual: Any = connection.connection.dbapi_connection
+        return virtual._target.real
+
+
+def pid(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0)
+
+
+def terminate(app: App, process: int) -> None:
+    """End a server process and wait until it is gone."""
+    # In a transaction pg_stat_activity would show what it showed at first.
+    with psycopg.connect(app.outside_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [process])
+        while connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE pid = %s", [process]
+        ).fetchone():
+            pass
+
+
+# -- escapes -------------------------------------------------------------------------------------
+
+
+def test_a_commit_on_a_path_that_we_do_not_see_fails_the_checkin(make_app: Any) -> None:
+    app = make_app("psycopg")
+    engine = app.make_engine()
+    sandbox.checkout(engine)
+    add(engine, "a")
+    real_connection(engine).execute("COMMIT")
+    with pytest.raises(SandboxEscapeError, match="was ended by something the sandbox did not see"):
+        sandbox.checkin(engine)
+    assert app.names() == ["a"]
+    app.empty()
+    # Everything was released all the same.
+    with sandbox.sandboxed(engine):
+        add(engine, "a")
+        assert seen(engine) == ["a"]
+
+
+def test_an_escape_is_noticed_at_the_next_statement(make_app: Any) -> None:
+    app = make_app("psycopg")
+    engine = app.make_engine()
+    sandbox.checkout(engine)
+    add(engine, "a")
+    real_connection(engine).execute("COMMIT")
+    with pytest.raises((SandboxEscapeError, sa.exc.DBAPIError)):
+        add(engine, "b")
+    with pytest.raises((SandboxEscapeError, BrokenSandboxError)):
+        add(engine, "c")
+    with pytest.raises(SandboxEscapeError):
+        sandbox.checkin(engine)
+    app.empty()
+
+
+def test_a_commit_inside_a_function_is_the_servers_error(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        add(engine, "a")
+        with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError):
+            connection.exec_driver_sql("DO $$ BEGIN COMMIT; END $$")
+        assert seen(engine) == ["a"]
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+# -- statements that do not come back ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async"])
+def test_a_cancelled_task_harms_nobody(make_app: Callable[[str], App], driver: str) -> None:
+    app = make_app(driver)
+    engine = AsyncEngine(app.make_engine())
+
+    async def slow(started: asyncio.Event) -> None:
+        async with AsyncSession(engine) as session:
+            await session.execute(sa.insert(items).values(name="lost"))
+            started.set()
+            await session.execute(sa.text("SELECT pg_sleep(30)"))
+
+    async def main() -> None:
+        async with sandbox.sandboxed(engine):
+            await greenlet_spawn(add, engine.sync_engine, "a")
+            started = asyncio.Event()
+            task = asyncio.create_task(slow(started))
+            await started.wait()
+            while not await _is_sleeping(app):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await greenlet_spawn(add, engine.sync_engine, "b")
+            assert await greenlet_spawn(seen, engine.sync_engine) == ["a", "b"]
+        await engine.dispose()
+
+    with warnings.catch_warnings():
+        # SQLAlchemy closes a connection that was cancelled in use.
+        warnings.simplefilter("ignore")
+        asyncio.run(main())
+    assert app.names() == []
+
+
+async def _is_sleeping(app: App) -> bool:
+    def look() -> bool:
+        with psycopg.connect(app.outside_url) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
+                " AND state = 'active' AND datname = current_database()"
+            ).fetchone()
+            return row is not None and row[0] > 0
+
+    return await asyncio.to_thread(look)
+
+
+def test_a_statement_timeout_is_the_transactions_own_failure(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        add(engine, "a")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 1")
+            with pytest.raises(sa.exc.DBAPIError):
+                connection.exec_driver_sql("SELECT pg_sleep(10)")
+        add(engine, "b")
+        assert seen(engine) == ["a", "b"]
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+def test_a_cancelled_waiter_loses_nothing(make_app: Callable[[str], App]) -> None:
+    engine = AsyncEngine(make_app("asyncpg").make_engine())
+
+    async def main() -> None:
+        async with sandbox.sandboxed(engine) as ours:
+            async with AsyncSession(engine) as session:
+                await session.execute(sa.insert(items).values(name="a"))
+                # A context without ours: a sibling, which waits for the open transaction.
+                context = threading_context(ours.owner)
+                waiter = asyncio.create_task(
+                    greenlet_spawn(add, engine.sync_engine, "b"), context=context
+                )
+                while ours.stats.waits == 0 and not waiter.done():
+                    await asyncio.sleep(0.001)
+                waiter.cancel()
+                await asyncio.gather(waiter, return_exceptions=True)
+                await session.commit()
+            await greenlet_spawn(add, engine.sync_engine, "c")
+            assert (await greenlet_spawn(seen, engine.sync_engine))[-1] == "c"
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def threading_context(owner: sandbox.Owner) -> Any:
+    """A fresh context that knows the owner and no transaction."""
+    import contextvars
+
+    context = contextvars.Context()
+
+    def enter() -> None:
+        from sandbox.core.owner import set_owner
+
+        set_owner(owner)
+
+    context.run(enter)
+    return context
+
+
+# -- lost connections ----------------------------------------------------------------------------
+
+
+def test_a_lost_connection_breaks_the_sandbox_and_not_the_next(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        add(engine, "a")
+        process = pid(engine)
+        terminate(pg_app, process)
+        with pytest.raises((sa.exc.DBAPIError, BrokenSandboxError)):
+            add(engine, "b")
+        with pytest.raises(BrokenSandboxError, match="was lost"):
+            add(engine, "c")
+
+    def healthy() -> None:
+        add(engine, "a")
+        assert seen(engine) == ["a"]
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+    with sandbox.sandboxed(engine):
+        pg_app.run(healthy)
+
+
+def test_an_idle_connection_that_was_lost_is_replaced(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+    with sandbox.sandboxed(engine):
+        pg_app.run(add, engine, "a")
+        process = pg_app.run(pid, engine)
+    terminate(pg_app, process)
+    with sandbox.sandboxed(engine):
+        pg_app.run(add, engine, "a")
+        assert pg_app.run(seen, engine) == ["a"]
+
+
+# -- garbage --------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_connection_is_rolled_back(make_app: Any) -> None:
+    engine = make_app("psycopg").make_engine()
+    with sandbox.sandboxed(engine):
+        raw = engine.raw_connection()
+        raw.cursor().execute("INSERT INTO items (name) VALUES ('lost')")
+        del raw
+        gc.collect()
+        add(engine, "a")
+        assert seen(engine) == ["a"]
+
+
+def test_a_forgotten_virtual_connection_is_rolled_back(make_app: Any) -> None:
+    engine = make_app("psycopg").make_engine()
+    with sandbox.sandboxed(engine):
+        virtual = sandbox.get_conn(engine)
+        virtual.cursor().execute("INSERT INTO items (name) VALUES ('lost')")
+        del virtual
+        gc.collect()
+        add(engine, "a")
+        assert seen(engine) == ["a"]
+
+
+def test_a_forgotten_session_of_an_asynchronous_engine(make_app: Any) -> None:
+    app = make_app("asyncpg")
+    engine = AsyncEngine(app.make_engine())
+
+    async def main() -> None:
+        async with sandbox.sandboxed(engine):
+            session: AsyncSession | None = AsyncSession(engine)
+            assert session is not None
+            await session.execute(sa.insert(items).values(name="lost"))
+            session = None
+            gc.collect()
+            await greenlet_spawn(add, engine.sync_engine, "a")
+            assert await greenlet_spawn(seen, engine.sync_engine) == ["a"]
+        await engine.dispose()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy's, for the session that was not closed
+        asyncio.run(main())
+    assert app.names() == []
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [None, "postgresql://", object(), 7, Session()])
+def test_what_is_no_engine_cannot_be_checked_out(target: object) -> None:
+    with pytest.raises(UnsupportedTargetError, match="an Engine or an AsyncEngine"):
+        sandbox.checkout(target)
+    assert sandbox.current_owner() is None
+
+
+def test_an_engine_of_an_unsupported_dialect() -> None:
+    from sqlalchemy.dialects.sqlite import pysqlite
+
+    class Other(pysqlite.SQLiteDialect_pysqlite):
+        driver = "other"
+        supports_statement_cache = True
+
+    sa.dialects.registry.impls["sqlite.other"] = lambda: Other
+    try:
+        engine = sa.create_engine("sqlite+other://")
+    finally:
+        del sa.dialects.registry.impls["sqlite.other"]
+    with pytest.raises(UnsupportedTargetError, match=r"sqlite\+other.*Supported"):
+        sandbox.checkout(engine)
+
+
+def test_unknown_options(make_app: Any) -> None:
+    engine = make_app("psycopg").make_engine()
+    with pytest.raises(ConfigurationError, match="isolation='schema'"):
+        sandbox.checkout(engine, isolation="schema")
+    with pytest.raises(ConfigurationError, match="isolation level 'STRICT'"):
+        sandbox.checkout(engine, isolation_level="strict")
+    with pytest.raises(ConfigurationError, match="mode 'open'"):
+        sandbox.mode(engine, "open")
+
+
+def test_a_wrong_url_is_the_drivers_own_error() -> None:
+    engine = sa.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing_test")
+    with sandbox.sandboxed(engine):
+        with pytest.raises(sa.exc.OperationalError):
+            engine.connect()
+    sandbox.stop()
+
+
+def test_stop_is_refused_while_somebody_is_sandboxed(make_app: Any) -> None:
+    engine = make_app("psycopg").make_engine()
+    with sandbox.sandboxed(engine) as ours:
+        with pytest.raises(sandbox.errors.SandboxError, match="Check in first") as caught:
+            sandbox.stop()
+        assert ours.label in str(caught.value)
+    sandbox.stop()
+
+
+def test_threads_that_write_at_once_lose_nothing(make_app: Any) -> None:
+    app = make_app("psycopg")
+    engine = app.make_engine()
+    with sandbox.sandboxed(engine, shared=True) as ours:
+        threads = [
+            threading.Thread(target=lambda n=n: [add(engine, f"{n}-{i}") for i in range(20)])
+            for n in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(seen(engine)) == 120
+        assert ours.stats.statements >= 120
