@@ -257,8 +257,8 @@ def mode(target: object, mode: str | Shared) -> None:
 
     Until it is called they pass through to the real database while nobody has it checked out,
     and are refused with OwnershipError while somebody has. ``"auto"``: they always pass through.
-    ``"manual"``: they are always refused. ``Shared(owner)``: they use that owner's sandbox until it checks in, then the
-    mode before returns; AlreadySharedError names a sharer that is there already.
+    ``"manual"``: they are always refused. ``Shared(owner)``: they use that owner's sandbox until
+    it checks in, then the mode before returns; AlreadySharedError names who shares already.
     """
     database, _ = _claim(target)
     set_mode(database, mode)

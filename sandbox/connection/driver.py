@@ -134,7 +134,10 @@ class Driver:
         raise NotImplementedError
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        """Send transaction control in as few round trips as possible; how many it took."""
+        """Send transaction control in as few round trips as possible; how many it took.
+
+        All of it or, on a lost connection, nothing: a cancellation waits until it is done.
+        """
         raise NotImplementedError
 
     def in_transaction(self, real: Any) -> bool:

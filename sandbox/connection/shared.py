@@ -8,8 +8,10 @@ where to run is the :class:`~sandbox.connection.driver.IO` of the caller.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandbox.connection.mutex import Mutex
@@ -105,10 +107,10 @@ class SharedConnection:
                 return self._run_failed(io, transaction, call)
             if statement.kind is Kind.READ and stack.below_top(transaction):
                 return self._run_guarded(io, transaction, call)
-            self._send(io, stack.enter(transaction, statement.kind))
             if statement.ddl:
                 self.physical.schema_changed = True
             try:
+                self._send(io, stack.enter(transaction, statement.kind))
                 result = io.call(self.real, call)
             except BaseException as error:
                 self._failed(transaction, error, statement, finish=finish)
@@ -210,23 +212,27 @@ class SharedConnection:
 
     @contextmanager
     def _turn(self, io: IO, transaction: Transaction, kind: Kind) -> Iterator[None]:
-        self._acquire(io, transaction)
+        """Have the connection alone, once the stack lets this transaction through."""
+        turn = _Turn()
         try:
-            self._admit(io, transaction, kind)
+            self._acquire(io, transaction, turn)
+            self._admit(io, transaction, kind, turn)
             yield
         finally:
-            self._mutex.release()
+            if turn.held:
+                self._mutex.release()
 
-    def _acquire(self, io: IO, transaction: Transaction) -> None:
+    def _acquire(self, io: IO, transaction: Transaction, turn: _Turn) -> None:
         if not self._mutex.acquire(0) and not io.lock(self._mutex, BUSY_AFTER):
             raise SandboxBusyError(
                 f"{transaction.where or 'A statement'} waited {BUSY_AFTER:g} s for the connection"
                 f" of {self.sandbox.label}: a statement of {self._holder} is still running."
                 f" End that statement first, or give this work its own sandbox."
             )
+        turn.held = True
         self._holder = transaction.where
 
-    def _admit(self, io: IO, transaction: Transaction, kind: Kind) -> None:
+    def _admit(self, io: IO, transaction: Transaction, kind: Kind, turn: _Turn) -> None:
         """Wait until the stack lets this statement through, or raise why it never will."""
         began: float | None = None
         while True:
@@ -253,30 +259,24 @@ class SharedConnection:
                     f" did not end. Commit or roll back the inner one first, or give the two"
                     f" their own sandboxes."
                 )
-            self._wait(io, transaction, limit - (now - began))
+            self._wait(io, min(limit - (now - began), LOOK_AFTER), turn)
+            self._acquire(io, transaction, turn)
 
-    def _wait(self, io: IO, transaction: Transaction, timeout: float) -> None:
-        """Let others go on until one of them ends; comes back with the mutex held."""
+    def _wait(self, io: IO, timeout: float, turn: _Turn) -> None:
+        """Let others go on until one of them ends, or for so long."""
         signal = Mutex()
         signal.acquire(0)
         self._waiters.append(signal)
         began = time.monotonic()
+        turn.held = False
         self._mutex.release()
         try:
-            io.lock(signal, min(timeout, LOOK_AFTER))
+            io.lock(signal, timeout)
         finally:
             self.sandbox.stats.waits += 1
             self.sandbox.stats.waited += time.monotonic() - began
             if signal in self._waiters:
                 self._waiters.remove(signal)
-            self._retake(io)
-        self._holder = transaction.where
-
-    def _retake(self, io: IO) -> None:
-        # Whoever entered _turn leaves it by releasing, a cancelled waiter too.
-        if not self._mutex.acquire(0):
-            while not io.lock(self._mutex, BUSY_AFTER):
-                pass
 
     def _notify(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -314,6 +314,9 @@ class SharedConnection:
         replace, self._replace = self._replace, None
         try:
             trips = io.call(self.real, self.driver.send, self.real, statements)
+        except asyncio.CancelledError:
+            # Drivers finish what they are sending before they let a cancellation through.
+            raise
         except BaseException as error:
             if replace is not None and self.driver.lost(self.real):
                 # It was lost while it lay idle and nothing had happened on it: take another.
@@ -387,6 +390,13 @@ class SharedConnection:
             f" what the test wrote may be in the database for good. Let the driver or the ORM"
             f" commit instead (connection.commit()); its commits are contained."
         )
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whether the caller holds the mutex, whatever it was interrupted by."""
+
+    held: bool = False
 
 
 def _shorten(text: str) -> str:

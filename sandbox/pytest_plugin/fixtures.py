@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
@@ -12,7 +12,7 @@ from sandbox.pytest_plugin.plan import CHECKOUT_FIXTURE
 from sandbox.pytest_plugin.settings import unconfigured_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sandbox.pytest_plugin.run import Run
 
 __all__ = ()
+
+_E = TypeVar("_E")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +90,7 @@ def sandbox_async_session(request: pytest.FixtureRequest) -> AsyncSession:
 
     _sandbox(request)
     named = [engine for engine in _named(request) if isinstance(engine, AsyncEngine)]
-    engine = named[0] if named else _own_run(request, "an AsyncEngine").async_engine()
+    engine = named[0] if named else _engine_of(_own_run(request, "an AsyncEngine").async_engine)
     # No coroutine of ours: which event loop would run it? After check-in nothing is left to roll
     # back, so that closing does no I/O and can be done from a plain function.
     session = AsyncSession(engine)
@@ -101,7 +103,14 @@ def _engine(request: pytest.FixtureRequest) -> Engine:
 
     _sandbox(request)
     named = [engine for engine in _named(request) if isinstance(engine, Engine)]
-    return named[0] if named else _own_run(request, "a synchronous Engine").engine()
+    return named[0] if named else _engine_of(_own_run(request, "a synchronous Engine").engine)
+
+
+def _engine_of(make: Callable[[], _E]) -> _E:
+    try:
+        return make()
+    except ConfigurationError as error:
+        _fail(error)
 
 
 def _own_run(request: pytest.FixtureRequest, what: str) -> Run:

@@ -40,6 +40,8 @@ class ItemState:
     problem: str | None
     """Why it cannot run."""
     owner: Owner | None = None
+    before: Owner | None = None
+    """Who this was before: somebody, where a test runs pytest in its own process."""
     sandboxes: list[Sandbox] = field(default_factory=list)
     """Those that the plugin has checked out, in the order in which it did."""
     checkout: float = 0.0
@@ -112,12 +114,13 @@ class ItemHooks:
         state = self.state = ItemState(plan, item.nodeid, plan.problem)
         self._held_before = weakref.WeakSet(_held())
         if plan.outside:
-            self._set_mode("auto")
+            self.run.set_mode("auto")
             return
         if not plan.owned:
             return
-        from sandbox.core.owner import Owner, set_owner
+        from sandbox.core.owner import Owner, current_owner, set_owner
 
+        state.before = current_owner()
         state.owner = Owner(item.nodeid)
         set_owner(state.owner)
         contexts.enter_unittest(item, state.owner)
@@ -158,9 +161,9 @@ class ItemHooks:
             if state.owner is not None:
                 from sandbox.core.owner import set_owner
 
-                set_owner(None)
+                set_owner(state.before)
             if state.plan.outside:
-                self._set_mode("manual")
+                self.run.set_mode("manual")
             errors += self._check_in_forgotten(item)
         return errors
 
@@ -218,13 +221,6 @@ class ItemHooks:
             finally:
                 state.checkout += time.perf_counter() - began
             state.sandboxes.append(sandbox)
-
-    def _set_mode(self, mode: str) -> None:
-        watched = self.run.watched
-        if watched is not None:
-            from sandbox import _api
-
-            _api.set_mode(watched[0], mode)
 
     # -- who runs fixtures and coroutines ----------------------------------------------------------
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from sandbox.errors import SandboxError
+from sandbox.errors import ConfigurationError, SandboxError
 from sandbox.pytest_plugin.settings import unconfigured_error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -50,6 +50,7 @@ class Run:
         self._watched: tuple[Hashable, str] | None = None
         self._environment: dict[str, str | None] = {}
         self._engines: dict[str, Any] = {}
+        self._mode = "manual"
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -93,10 +94,13 @@ class Run:
                 end_session(self._config, error)
         return self._watched
 
-    @property
-    def watched(self) -> tuple[Hashable, str] | None:
-        """What ``ready`` has returned, if it was called."""
-        return self._watched
+    def set_mode(self, mode: str) -> None:
+        """The mode of the run's database, from now on or from when it is there."""
+        self._mode = mode
+        if self._watched is not None:
+            from sandbox import _api
+
+            _api.set_mode(self._watched[0], mode)
 
     def _prepare(self) -> tuple[Hashable, str]:
         from sandbox import _api
@@ -109,7 +113,7 @@ class Run:
         database.migrate(self._migrate)
         # Only now: migrations are real, and engines they used are taken over at the next connect.
         watched = _api.watch(database.url())
-        _api.set_mode(watched[0], "manual")
+        _api.set_mode(watched[0], self._mode)
         return watched
 
     def _migrate(self) -> None:
@@ -128,14 +132,17 @@ class Run:
         from sandbox.databases import urls
 
         self.ready()
-        return urls.sync_url(self._application_urls()[0])
+        found = self._application_urls()
+        synchronous = [url for url in found if urls.driver_of(url) not in urls.ASYNC_DRIVERS]
+        return urls.sync_url((synchronous or found)[0])
 
     def engine(self) -> Engine:
-        """A synchronous engine of the plugin's own, with the application's driver if it has one."""
+        """A synchronous engine of the plugin's own, on the application's driver."""
         if "sync" not in self._engines:
             from sqlalchemy import NullPool, create_engine
 
-            self._engines["sync"] = create_engine(self.url(), poolclass=NullPool)
+            url = self._url_for("synchronous", lambda driver: driver not in _async_drivers())
+            self._engines["sync"] = create_engine(url, poolclass=NullPool)
         engine: Engine = self._engines["sync"]
         return engine
 
@@ -145,24 +152,41 @@ class Run:
             from sqlalchemy import NullPool
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            from sandbox.databases import urls
-
-            self.ready()
-            found = self._application_urls()
-            asynchronous = [url for url in found if urls.driver_of(url) in urls.ASYNC_DRIVERS]
-            url = urls.async_url((asynchronous or found)[0])
+            both = {"psycopg", *_async_drivers()}
+            url = self._url_for("asynchronous", lambda driver: driver in both)
             self._engines["async"] = create_async_engine(url, poolclass=NullPool)
         engine: AsyncEngine = self._engines["async"]
         return engine
 
-    def _application_urls(self) -> list[str]:
-        """As the application has been told, synchronous drivers first."""
+    def _url_for(self, kind: str, serves: Callable[[str | None], bool]) -> str:
+        """A URL whose driver the application uses too, where that is known.
+
+        Another driver has another real connection. It would not see what the application wrote,
+        and would wait for ever for a row that it locked.
+        """
         from sandbox.databases import urls
 
+        self.ready()
+        assert self._database is not None
+        if not self.settings.env:
+            url = self._database.url()
+            return urls.sync_url(url) if kind == "synchronous" else urls.async_url(url)
+        found = self._application_urls()
+        for url in found:
+            if serves(urls.driver_of(url)):
+                return url
+        drivers = ", ".join(urls.driver_of(url) or urls.dialect_of(url) for url in found)
+        raise ConfigurationError(
+            f"The application uses {drivers} (sandbox_env), which {kind} sessions cannot: on another"
+            " driver they would not see what the application writes. Use the fixture of the other"
+            " kind, or name a second variable in sandbox_env if the application has two engines."
+        )
+
+    def _application_urls(self) -> list[str]:
+        """As the application has been told."""
         assert self._database is not None
         schemes = [variable.scheme for variable in self.settings.env] or [None]
-        found = [self._database.url(scheme) for scheme in schemes]
-        return sorted(found, key=lambda url: urls.driver_of(url) in urls.ASYNC_DRIVERS)
+        return [self._database.url(scheme) for scheme in schemes]
 
     # -- header and end ----------------------------------------------------------------------------
 
@@ -203,6 +227,12 @@ class Run:
         _check_in_all(held for held in _api._registry.held() if held.database == database)
         if not _api._registry.held():
             _api.stop()
+
+
+def _async_drivers() -> frozenset[str]:
+    from sandbox.databases import urls
+
+    return urls.ASYNC_DRIVERS
 
 
 def _check_in_all(sandboxes: Iterable[Any]) -> None:

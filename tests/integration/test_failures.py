@@ -33,6 +33,11 @@ def add(engine: sa.Engine, name: str) -> None:
         connection.execute(sa.insert(items).values(name=name))
 
 
+def add_many(engine: sa.Engine, names: list[str]) -> None:
+    for name in names:
+        add(engine, name)
+
+
 def seen(engine: sa.Engine) -> list[str]:
     with engine.connect() as connection:
         return list(connection.scalars(SELECT))
@@ -352,7 +357,7 @@ def test_threads_that_write_at_once_lose_nothing(make_app: Any) -> None:
     engine = app.make_engine()
     with sandbox.sandboxed(engine, shared=True) as ours:
         threads = [
-            threading.Thread(target=lambda n=n: [add(engine, f"{n}-{i}") for i in range(20)])
+            threading.Thread(target=add_many, args=(engine, [f"{n}-{i}" for i in range(20)]))
             for n in range(6)
         ]
         for thread in threads:
@@ -361,3 +366,46 @@ def test_threads_that_write_at_once_lose_nothing(make_app: Any) -> None:
             thread.join()
         assert len(seen(engine)) == 120
         assert ours.stats.statements >= 120
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async", "aiosqlite"])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_tasks_cancelled_at_any_moment_leave_the_sandbox_well(
+    make_app: Callable[[str], App], driver: str, lasting: bool
+) -> None:
+    """Cancel after each number of steps of the loop: between control statements, in a wait, …"""
+    app = make_app(driver)
+    engine = AsyncEngine(app.make_engine())
+
+    async def work(name: str) -> None:
+        async with AsyncSession(engine) as session:
+            await session.execute(sa.insert(items).values(name=name))
+            await session.commit()
+
+    async def main() -> None:
+        async with sandbox.sandboxed(engine):
+            expected = {"first"}
+            await work("first")
+            for steps in range(60):
+                one = asyncio.create_task(work(f"cancelled-{steps}"))
+                other = asyncio.create_task(work(f"kept-{steps}"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                one.cancel()
+                await asyncio.gather(one, return_exceptions=True)
+                await other
+                expected.add(f"kept-{steps}")
+            async with AsyncSession(engine) as session:
+                names = set((await session.scalars(SELECT)).all())
+            assert expected <= names
+        await engine.dispose()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with asyncio.Runner() as runner:
+            import contextvars
+
+            for _ in range(2 if lasting else 1):
+                runner.run(main(), context=contextvars.copy_context())
+            sandbox.stop()
+    assert app.names() == []

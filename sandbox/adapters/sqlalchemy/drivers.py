@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
-from sandbox.adapters.sqlalchemy.io import GreenletIO, HomeIO
+from sandbox.adapters.sqlalchemy.io import GreenletIO, HomeIO, uninterrupted
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import IO, Driver, Session, ThreadIO
 from sandbox.connection.drivers.psycopg import Psycopg, PsycopgConnection
@@ -198,19 +198,7 @@ class Asyncpg(Driver):
         real.isolation_level = real._isolation_setting = "autocommit"
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        connection, trips, statements = real._connection, 0, list(statements)
-        if statements[0].startswith("BEGIN"):
-            # asyncpg lets cursors exist only in a transaction that it began itself.
-            level = statements.pop(0).removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
-            transaction = connection.transaction(isolation=_asyncpg_level(level or None))
-            await_only(transaction.start())
-            trips += 1
-        if statements == ["ROLLBACK"]:
-            await_only(connection._top_xact.rollback())
-            trips += 1
-        elif statements:
-            await_only(connection.execute("; ".join(statements)))
-            trips += 1
+        trips: int = await_only(uninterrupted(_send(real._connection, list(statements))))
         return trips
 
     def in_transaction(self, real: Any) -> bool:
@@ -238,6 +226,22 @@ class Asyncpg(Driver):
         error: Any = AsyncAdapt_asyncpg_dbapi.InterfaceError
         closed: Exception = error("connection is closed")
         return closed
+
+
+async def _send(connection: Any, statements: list[str]) -> int:
+    trips = 0
+    if statements[0].startswith("BEGIN"):
+        # asyncpg lets cursors exist only in a transaction that it began itself.
+        level = statements.pop(0).removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
+        await connection.transaction(isolation=_asyncpg_level(level or None)).start()
+        trips += 1
+    if statements == ["ROLLBACK"]:
+        await connection._top_xact.rollback()
+        trips += 1
+    elif statements:
+        await connection.execute("; ".join(statements))
+        trips += 1
+    return trips
 
 
 class VirtualAsyncpg(_Adapted):
@@ -319,14 +323,14 @@ class Aiosqlite(Sqlite):
         return real.cursor(*args, **kwargs)
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        for statement in statements:
-            await_only(_execute(real._connection, statement))
+        await_only(uninterrupted(_execute(real._connection, statements)))
         return len(statements)
 
 
-async def _execute(connection: Any, statement: str) -> None:
-    cursor = await connection.execute(statement)
-    await cursor.close()
+async def _execute(connection: Any, statements: Sequence[str]) -> None:
+    for statement in statements:
+        cursor = await connection.execute(statement)
+        await cursor.close()
 
 
 class VirtualAiosqlite(_Adapted, VirtualSqlite):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,13 +19,12 @@ from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 from sandbox.connection.driver import IO
 
 if TYPE_CHECKING:
-    import concurrent.futures
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable
     from types import FrameType
 
     from sandbox.connection.mutex import Mutex
 
-__all__ = ("GreenletIO", "HomeIO", "background_loop")
+__all__ = ("GreenletIO", "HomeIO", "background_loop", "hop", "run_on", "uninterrupted")
 
 T = TypeVar("T")
 
@@ -142,8 +142,45 @@ class HomeIO(GreenletIO):
 
 def hop(home: asyncio.AbstractEventLoop, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """Run ``fn`` in a greenlet on another loop and await it here."""
-    future = asyncio.run_coroutine_threadsafe(greenlet_spawn(fn, *args, **kwargs), home)
-    result: T = await_only(asyncio.wrap_future(future))
+    result: T = await_only(_hop(home, greenlet_spawn(fn, *args, **kwargs)))
+    return result
+
+
+async def _hop(home: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    async def run() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set_result(None)
+
+    if home.is_closed():
+        coroutine.close()
+    future = asyncio.run_coroutine_threadsafe(run(), home)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        # It is being cancelled over there too. The connection is free when that has happened.
+        await uninterrupted(asyncio.wrap_future(ended))
+        raise
+
+
+async def uninterrupted(awaitable: Awaitable[T]) -> T:
+    """Await to the end, and only then be cancelled: what was done half nobody could go on from."""
+    task = asyncio.ensure_future(awaitable)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.done():
+                cancelled = error
+        except BaseException:  # noqa: BLE001 - result() below raises it
+            break
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
     return result
 
 
