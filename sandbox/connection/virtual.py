@@ -200,21 +200,27 @@ class VirtualConnection:
         target, transaction = self._target, self._transaction
         if target is None:
             return
-        self._unbind()
-        if isinstance(target, SharedConnection):
+        if not isinstance(target, SharedConnection):
+            self._unbind()
+            self._io.call(target.real, getattr(target.real, how))
+            return
+        try:
             if transaction is not None:
                 getattr(target, how)(self._io, transaction)
-        else:
-            self._io.call(target.real, getattr(target.real, how))
+        finally:
+            # Interrupted while it waited for its turn, it is still ours to end.
+            if transaction is None or transaction.over:
+                self._unbind()
 
     def _leave(self, *, wait: bool) -> None:
         target, transaction, own = self._target, self._transaction, self._own
         self._unbind()
         self._own = None
         if isinstance(target, SharedConnection) and transaction is not None:
-            if wait:
-                target.rollback(self._io, transaction)
-            else:
+            try:
+                if wait:
+                    target.rollback(self._io, transaction)
+            finally:
                 target.abandon(transaction)
         if own is not None:
             if wait:
@@ -365,13 +371,9 @@ class VirtualConnection:
         if transaction is None:
             return
         explicit = self._explicit
-        self._transaction = None
-        self._explicit = False
-        if statement.kind is Kind.COMMIT:
-            target.commit(self._io, transaction)
-        else:
-            target.rollback(self._io, transaction)
+        self._end("commit" if statement.kind is Kind.COMMIT else "rollback")
         if statement.chain:
+            self._target = target
             self._begin(target, statement)
             self._explicit = explicit
 

@@ -177,9 +177,10 @@ class Run:
                 return url
         drivers = ", ".join(urls.driver_of(url) or urls.dialect_of(url) for url in found)
         raise ConfigurationError(
-            f"The application uses {drivers} (sandbox_env), which {kind} sessions cannot: on another"
-            " driver they would not see what the application writes. Use the fixture of the other"
-            " kind, or name a second variable in sandbox_env if the application has two engines."
+            f"The application uses {drivers} (sandbox_env), which {kind} sessions cannot. On"
+            " another driver they would not see what the application writes. Use the fixture of"
+            " the other kind, or name a second variable in sandbox_env if the application has two"
+            " engines."
         )
 
     def _application_urls(self) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ PLAIN: Final = "plain commits"
 DELETE: Final = "DELETE all tables"
 
 MakeUrl = Callable[[str], str]
-Recipe = {"join_transaction_mode": "create_savepoint"}
+JOIN: Final[dict[str, Any]] = {"join_transaction_mode": "create_savepoint"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def sync_contenders(make_url: MakeUrl, **options: Any) -> Iterator[list[Contende
         # SQLAlchemy's documentation, "Joining a Session into an External Transaction".
         with engines[RECIPE].connect() as connection:
             transaction = connection.begin()
-            with Session(bind=connection, **Recipe) as session:
+            with Session(bind=connection, **JOIN) as session:
                 body(session)
             transaction.rollback()
 
@@ -80,7 +80,8 @@ def sync_contenders(make_url: MakeUrl, **options: Any) -> Iterator[list[Contende
         with Session(engines[PLAIN]) as session:
             body(session)
 
-    cleaner = engines[DELETE].execution_options(isolation_level="AUTOCOMMIT")
+    # An engine of its own: a connection that changes its level pays for changing back.
+    cleaner = sa.create_engine(engines[DELETE].url, isolation_level="AUTOCOMMIT", **options)
 
     def delete() -> None:
         with Session(engines[DELETE]) as session:
@@ -95,7 +96,7 @@ def sync_contenders(make_url: MakeUrl, **options: Any) -> Iterator[list[Contende
     try:
         yield _checked(runs, engines)
     finally:
-        for engine in engines.values():
+        for engine in [*engines.values(), cleaner]:
             engine.dispose()
 
 
@@ -110,7 +111,7 @@ def one_loop_contenders(make_url: MakeUrl) -> Iterator[list[Contender]]:
         async with sandbox.sandboxed(engines[SANDBOXED]):
             await _application(engines[SANDBOXED])
 
-    cleaner = engines[DELETE].execution_options(isolation_level="AUTOCOMMIT")
+    cleaner = create_async_engine(engines[DELETE].url, isolation_level="AUTOCOMMIT")
 
     async def delete() -> None:
         await _application(engines[DELETE])
@@ -118,23 +119,24 @@ def one_loop_contenders(make_url: MakeUrl) -> Iterator[list[Contender]]:
             raw = await connection.get_raw_connection()
             await raw.driver_connection.execute(DELETE_ALL)  # type: ignore[union-attr]
 
-    tests: dict[str, Callable[[], Awaitable[None]]] = {
+    tests: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         SANDBOXED: sandboxed,
         RECIPE: lambda: _recipe_async(engines[RECIPE]),
         PLAIN: lambda: _application(engines[PLAIN]),
         DELETE: delete,
     }
     loop = asyncio.new_event_loop()
+
+    def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        return lambda: loop.run_until_complete(test())
+
     try:
-        runs = {
-            name: (lambda test=test: loop.run_until_complete(test()))
-            for name, test in tests.items()
-        }
-        yield _checked(runs, engines)
-        for engine in engines.values():
-            loop.run_until_complete(engine.dispose())
-        sandbox.stop()
+        yield _checked({name: on_loop(test) for name, test in tests.items()}, engines)
     finally:
+        for engine in [*engines.values(), cleaner]:
+            loop.run_until_complete(engine.dispose())
+        # Real connections that live on this loop go before it does.
+        sandbox.stop()
         loop.close()
 
 
@@ -193,19 +195,17 @@ async def _recipe_async(engine: AsyncEngine) -> None:
     # As SQLAlchemy's maintainer has it for AsyncSession, in its discussion of the recipe.
     async with engine.connect() as connection:
         transaction = await connection.begin()
-        async with AsyncSession(bind=connection, **Recipe) as session:  # type: ignore[arg-type]
+        async with AsyncSession(bind=connection, **JOIN) as session:
             await body_async(session)
         await transaction.rollback()
 
 
-def _checked(
-    runs: dict[str, Callable[[], Any]], engines: dict[str, Any]
-) -> list[Contender]:
-    contenders = [
-        # The pool is asked for later: adoption exchanges it, some contenders make a new engine.
-        Contender(name, run, lambda name=name: engines[name].pool)
-        for name, run in runs.items()
-    ]
+def _checked(runs: dict[str, Callable[[], Any]], engines: dict[str, Any]) -> list[Contender]:
+    def pool_of(name: str) -> Callable[[], sa.Pool]:
+        # Asked for later: adoption exchanges the pool, and some contenders make a new engine.
+        return lambda: engines[name].pool
+
+    contenders = [Contender(name, run, pool_of(name)) for name, run in runs.items()]
     for contender in contenders:
         contender.check()
     return contenders

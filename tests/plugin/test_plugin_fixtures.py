@@ -389,3 +389,74 @@ def test_a_marker_sets_the_isolation_level(project: Project) -> None:
         """,
         2,
     )
+
+
+def test_a_session_on_another_driver_than_the_applications_is_refused(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        def test_sync(sandbox_session):
+            pass
+
+        def test_async(sandbox_async_session):
+            pass
+        """,
+    )
+    result = project.run("-o", "sandbox_env=DATABASE_URL=postgresql+asyncpg")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["The application uses asyncpg *synchronous sessions cannot*"])
+    result = project.run("-o", "sandbox_env=DATABASE_URL=postgresql+psycopg2")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["The application uses psycopg2 *asynchronous sessions cannot*"])
+
+
+def test_a_database_that_is_first_needed_outside_is_open_to_the_test(project: Project) -> None:
+    project.settings('sandbox_migrations = "metadata:models:Base"')
+    result = project.passes(
+        """
+        import pytest, sqlalchemy as sa
+        from models import User
+
+        def write(url):
+            engine = sa.create_engine(url, poolclass=sa.NullPool)
+            with engine.begin() as connection:
+                connection.execute(sa.insert(User).values(name="ann"))
+
+        @pytest.mark.no_sandbox
+        def test_1_outside(sandbox_url):
+            write(sandbox_url)
+
+        def test_2_refused_again(sandbox_url):
+            from sandbox.errors import OwnershipError
+            with pytest.raises(OwnershipError):
+                write(sandbox_url)
+        """,
+        2,
+        "-p",
+        "no:randomly",
+    )
+    result.stdout.fnmatch_lines(["sandbox: embedded database, made when a test needs it*"])
+
+
+def test_a_test_that_runs_pytest_itself_keeps_its_sandbox(project: Project) -> None:
+    project.passes(
+        """
+        import app, sandbox
+        pytest_plugins = "pytester"
+
+        def test_outer(pytester, sandbox_owner):
+            app.add("ann")
+            pytester.makepyfile(test_inner='''
+                import app
+                def test_inner(sandbox_owner):
+                    assert app.names() == []
+            ''')
+            options = "--sandbox-autouse --sandbox-migrations=metadata:models:Base -p no:randomly"
+            pytester.inline_run(*options.split()).assertoutcome(failed=1)
+            assert sandbox.current_owner() is sandbox_owner
+            assert app.names() == ["ann"]
+        """,
+        1,
+        "-W",
+        "default",
+    )
