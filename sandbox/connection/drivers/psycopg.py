@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import Driver, Session
-from sandbox.connection.virtual import VirtualConnection, VirtualCursor
+from sandbox.connection.virtual import VirtualConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from sandbox.connection.cursor import VirtualCursor
     from sandbox.connection.dialect import Dialect
 
 __all__ = ("Psycopg", "PsycopgConnection", "VirtualPsycopg")

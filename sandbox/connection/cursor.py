@@ -1,0 +1,190 @@
+"""The cursor of a virtual connection.
+
+It is made before anybody knows on which real connection it will run, so that the real cursor is
+made when it executes, and made again when that is another one. PEP 249, "Cursor Objects".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from sandbox.core.statements import split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbox.connection.virtual import VirtualConnection
+
+__all__ = ("VirtualCursor",)
+
+
+class VirtualCursor:
+    """A cursor of a virtual connection. Results are the real cursor's."""
+
+    def __init__(
+        self, connection: VirtualConnection, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        set_ = object.__setattr__
+        set_(self, "connection", connection)
+        set_(self, "_args", args)
+        set_(self, "_kwargs", kwargs)
+        set_(self, "_real", None)
+        set_(self, "_parent", None)
+        set_(self, "_settings", {})
+        set_(self, "_closed", False)
+        set_(self, "_held", connection._driver.holds_server_state(args, kwargs))
+
+    if TYPE_CHECKING:
+        connection: VirtualConnection
+        _args: tuple[Any, ...]
+        _kwargs: dict[str, Any]
+        _real: Any
+        _parent: Any
+        _settings: dict[str, Any]
+        _closed: bool
+        _held: bool
+
+    # -- PEP 249 -----------------------------------------------------------------------------
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute; returns what the driver's cursor returns."""
+        return self._statement("execute", query, args, kwargs)
+
+    def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute for each of the parameter sets."""
+        return self._statement("executemany", query, args, kwargs)
+
+    def executescript(self, script: str) -> VirtualCursor:
+        """sqlite3's: commit what is pending, then run each statement by itself."""
+        connection, session = self.connection, self.connection._session
+        connection.commit()
+        before, session.autocommit = session.autocommit, True
+        try:
+            for piece in split(script):
+                self.execute(piece.text)
+        finally:
+            session.autocommit = before
+        return self
+
+    def callproc(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a procedure; counts as a write."""
+        return self.connection._run(
+            self, f"CALL {name}", lambda real, _: real.callproc(name, *args, **kwargs)
+        )
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        return self._fetch("fetchone")
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        """The next rows."""
+        return self._fetch("fetchmany", *args, **kwargs)
+
+    def fetchall(self) -> Any:
+        """All the rows that remain."""
+        return self._fetch("fetchall")
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._held:
+            while (row := self.fetchone()) is not None:
+                yield row
+        else:
+            yield from self._opened()
+
+    def close(self) -> None:
+        """Close the cursor; the connection's transaction goes on."""
+        if self._closed:
+            return
+        self._closed = True
+        real = self._real
+        if real is None:
+            return
+        if self._held and self.connection._io.can_wait():
+            self.connection._io.call(self._parent, real.close)
+        elif not self._held:
+            real.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- the real cursor -----------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        real = self._real
+        if real is None:
+            if name in self._settings:
+                return self._settings[name]
+            if name in _BEFORE:
+                return _BEFORE[name]
+            real = self._opened()
+        return getattr(real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CURSOR_SLOTS:
+            object.__setattr__(self, name, value)
+            return
+        # Remembered: the real cursor is made, and may be made again, when we execute.
+        self._settings[name] = value
+        if self._real is not None:
+            setattr(self._real, name, value)
+
+    def _open(self, parent: Any) -> Any:
+        """The real cursor on that connection. Runs where the connection lives."""
+        if self._real is None or self._parent is not parent:
+            connection = self.connection
+            self._real = connection._driver.open_cursor(
+                parent, connection._session, self._args, self._kwargs
+            )
+            self._parent = parent
+            for name, value in self._settings.items():
+                setattr(self._real, name, value)
+        return self._real
+
+    def _opened(self) -> Any:
+        if self._real is None:
+            real = self.connection._any_real()
+            self.connection._io.call(real, self._open, real)
+        return self._real
+
+    def _nothing(self) -> VirtualCursor:
+        """The result of a statement that needed no server."""
+        return self
+
+    def _statement(
+        self, method: str, query: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._closed:
+            raise self.connection._driver.closed_error()
+        connection = self.connection
+        text = query if type(query) is str else connection._driver.text(query, connection)
+
+        def call(real: Any, replaced: str | None) -> Any:
+            if replaced is not None:
+                return getattr(real, "execute")(replaced)  # noqa: B009
+            return getattr(real, method)(query, *args, **kwargs)
+
+        result = connection._run(self, text, call)
+        return self if result is self._real else result
+
+    def _fetch(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        real = self._real if self._real is not None else self._opened()
+        if not self._held:
+            return getattr(real, method)(*args, **kwargs)
+        return self.connection._io.call(self._parent, getattr(real, method), *args, **kwargs)
+
+
+_CURSOR_SLOTS = frozenset(
+    ["connection", "_args", "_kwargs", "_real", "_parent", "_settings", "_closed", "_held"]
+)
+_BEFORE: dict[str, Any] = {
+    "description": None,
+    "rowcount": -1,
+    "arraysize": 1,
+    "lastrowid": None,
+    "rownumber": None,
+}
