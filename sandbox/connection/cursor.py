@@ -6,8 +6,10 @@ made when it executes, and made again when that is another one. PEP 249, "Cursor
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from sandbox.connection.shared import SharedConnection
 from sandbox.core.statements import split
 
 if TYPE_CHECKING:
@@ -65,6 +67,34 @@ class VirtualCursor:
         finally:
             session.autocommit = before
         return self
+
+    @contextmanager
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Psycopg's COPY; nobody else's statement runs on the real connection meanwhile."""
+        with self._conversation(statement) as real, real.copy(statement, *args, **kwargs) as copy:
+            yield copy
+
+    def stream(self, query: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Psycopg's row by row; nobody else's statement runs until the last row, or close()."""
+        with self._conversation(query) as real:
+            yield from real.stream(query, *args, **kwargs)
+
+    def copy_expert(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
+        """psycopg2's COPY."""
+        text = self.connection._driver.text(sql, self.connection)
+        return self.connection._run(
+            self, text, lambda real, _: real.copy_expert(sql, *args, **kwargs)
+        )
+
+    def copy_from(self, *args: Any, **kwargs: Any) -> Any:
+        """psycopg2's COPY from a file."""
+        return self.connection._run(
+            self, "COPY FROM", lambda real, _: real.copy_from(*args, **kwargs)
+        )
+
+    def copy_to(self, *args: Any, **kwargs: Any) -> Any:
+        """psycopg2's COPY to a file."""
+        return self.connection._run(self, "COPY TO", lambda real, _: real.copy_to(*args, **kwargs))
 
     def callproc(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a procedure; counts as a write."""
@@ -175,7 +205,19 @@ class VirtualCursor:
         real = self._real if self._real is not None else self._opened()
         if not self._held:
             return getattr(real, method)(*args, **kwargs)
-        return self.connection._io.call(self._parent, getattr(real, method), *args, **kwargs)
+        connection = self.connection
+        target, transaction = connection._target, connection._transaction
+        if transaction is None or not isinstance(target, SharedConnection):
+            return connection._io.call(self._parent, getattr(real, method), *args, **kwargs)
+        return target.fetch(
+            connection._io, transaction, lambda: getattr(real, method)(*args, **kwargs)
+        )
+
+    @contextmanager
+    def _conversation(self, query: Any) -> Iterator[Any]:
+        connection = self.connection
+        with connection._held(connection._driver.text(query, connection)) as parent:
+            yield self._open(parent)
 
 
 _CURSOR_SLOTS = frozenset(

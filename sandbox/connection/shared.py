@@ -121,6 +121,30 @@ class SharedConnection:
                 self._notify()
             return result
 
+    @contextmanager
+    def held(self, io: IO, transaction: Transaction, statement: Statement) -> Iterator[Any]:
+        """Have the real connection alone for a conversation with it, such as a COPY."""
+        with self._turn(io, transaction, statement.kind):
+            self.sandbox.stats.statements += 1
+            try:
+                self._send(io, self.stack.enter(transaction, statement.kind))
+                yield self.real
+            except BaseException as error:
+                self._failed(transaction, error, statement)
+                raise
+            self._check_contained(statement)
+
+    def fetch(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
+        """Get rows of a cursor that lives on the server."""
+        with self._turn(io, transaction, Kind.COMMIT):
+            return io.call(self.real, call)
+
+    def ensure_begun(self, io: IO) -> None:
+        """Begin the outer transaction, for calls to the driver that we do not understand."""
+        if not self.stack.begun and io.can_wait():
+            with self._turn(io, Transaction(), Kind.COMMIT):
+                self._send(io, self.stack.settle())
+
     def move(
         self,
         io: IO,

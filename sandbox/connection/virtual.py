@@ -11,6 +11,7 @@ Sources: PEP 249; for what begins and ends a transaction, the manuals of the dri
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sandbox.connection.cursor import VirtualCursor
@@ -22,7 +23,7 @@ from sandbox.core.transaction import Transaction, enlist
 from sandbox.errors import UnsupportedInSandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
     from sandbox.connection.driver import IO, Session
@@ -95,6 +96,16 @@ class VirtualConnection:
     def terminate(self) -> None:
         """Close from where waiting may be impossible (SQLAlchemy's ``do_terminate``)."""
         self.close()
+
+    def tpc_begin(self, xid: Any) -> Any:
+        """PEP 249's two-phase commit, which no transaction can hold."""
+        target = self._bind()
+        if isinstance(target, SharedConnection):
+            raise UnsupportedInSandboxError(
+                f"A two-phase commit cannot be prepared inside a transaction, and"
+                f" {target.sandbox.label} is one. A test that needs it needs a database of its own."
+            )
+        return self._io.call(target.real, target.real.tpc_begin, xid)
 
     def __enter__(self) -> Self:
         return self
@@ -190,10 +201,12 @@ class VirtualConnection:
         self._explicit = False
 
     def _any_real(self) -> Any:
-        """The real connection for attributes that we do not know."""
-        target = self._target
-        if target is None:
-            target = self._bind()
+        """The real connection, for what we do not know: whatever it does is contained."""
+        bound = self._target is not None
+        target = self._bind()
+        if isinstance(target, SharedConnection):
+            target.ensure_begun(self._io)
+        if not bound:
             self._target = None
         return target.real
 
@@ -328,6 +341,7 @@ class VirtualConnection:
     def _begin(self, target: SharedConnection, statement: Statement) -> Transaction:
         """The application's transaction, begun now if there is none."""
         if self._transaction is None:
+            self._target = target
             self._transaction = self._new_transaction(target, statement)
             enlist(self._transaction)
         return self._transaction
@@ -374,7 +388,6 @@ class VirtualConnection:
         explicit = self._explicit
         self._end("commit" if statement.kind is Kind.COMMIT else "rollback")
         if statement.chain:
-            self._target = target
             self._begin(target, statement)
             self._explicit = explicit
 
@@ -407,6 +420,26 @@ class VirtualConnection:
             )
         finally:
             if self._transaction is None:
+                self._target = None
+
+    @contextmanager
+    def _held(self, text: str) -> Iterator[Any]:
+        """The real connection for a conversation in the application's transaction."""
+        self._check_open()
+        target = self._bind()
+        if not isinstance(target, SharedConnection):
+            yield target.real
+            return
+        statement = classify(text)
+        finish = self._session.autocommit and self._transaction is None
+        begin = self._new_transaction if finish else self._begin
+        transaction = begin(target, statement)
+        try:
+            with target.held(self._io, transaction, statement) as real:
+                yield real
+        finally:
+            if finish:
+                target.commit(self._io, transaction)
                 self._target = None
 
 

@@ -40,6 +40,8 @@ class Owner:
 
     def made_by(self, who: object) -> bool:
         """Whether this thread or task made it."""
+        if who is None:
+            return False
         return self._thread() is who or (self._task is not None and self._task() is who)
 
     def __repr__(self) -> str:

@@ -90,9 +90,14 @@ class _Allowance:
             return fnmatch.fnmatchcase(caller.thread.name, self.pattern)
         return self.predicate is not None and bool(self.predicate())
 
+    @property
+    def gone(self) -> bool:
+        """The thread or task is no more."""
+        return self.who is not None and self.who() is None
+
     def same_child(self, child: object) -> bool:
         if self.who is not None:
-            return self.who() is child
+            return child is not None and self.who() is child
         return child == self.pattern if isinstance(child, str) else child is self.predicate
 
     def __str__(self) -> str:
@@ -243,7 +248,8 @@ class Registry(Generic[S]):
     ) -> None:
         """Let the child use the owner's sandboxes (of one database, or all) until it checks in.
 
-        Allowing the same child again is no error; AlreadyOwnerError if another owner did.
+        Allowing the same child again is no error; AlreadyOwnerError if another owner did, of the
+        same database.
         """
         allowance = _Allowance(owner, database)
         if isinstance(child, str):
@@ -253,15 +259,20 @@ class Registry(Generic[S]):
         else:
             allowance.who = weakref.ref(child)
         with self._lock:
-            for other in [a for a in self._allowances if a.same_child(child)]:
-                if other.owner is owner or unallow_existing:
-                    self._allowances.remove(other)
-                else:
-                    raise AlreadyOwnerError(
-                        f"{allowance} uses the sandbox of {other.owner.label} already."
-                        f" sandbox.allow(…, unallow_existing=True) moves it to {owner.label}."
-                    )
-            self._allowances.append(allowance)
+            same = [
+                a
+                for a in self._allowances
+                if a.same_child(child) and (database is None or a.database in {None, database})
+            ]
+            others = [a for a in same if a.owner is not owner]
+            if others and not unallow_existing:
+                raise AlreadyOwnerError(
+                    f"{allowance} uses the sandbox of {others[0].owner.label} already."
+                    f" sandbox.allow(…, unallow_existing=True) moves it to {owner.label}."
+                )
+            if not any(a.owner is owner and a.database in {None, database} for a in same):
+                self._allowances.append(allowance)
+            self._allowances = [a for a in self._allowances if a not in others and not a.gone]
 
     def unallow(self, child: Child, database: Hashable | None = None) -> None:
         """Take an allowance back; NotFoundError if there is none."""

@@ -582,3 +582,78 @@ def test_an_asynchronous_database_in_memory() -> None:
         await engine.dispose()
 
     asyncio.run(main())
+
+
+# -- the drivers' own ways to write --------------------------------------------------------------
+
+
+def test_psycopg_copy_and_stream(make_app: Any) -> None:
+    app = make_app("psycopg")
+    engine = app.make_engine()
+    with sandbox.sandboxed(engine):
+        raw: Any = engine.raw_connection()
+        cursor = raw.cursor()
+        with cursor.copy("COPY items (name) FROM STDIN") as copy:
+            copy.write_row(("a",))
+            copy.write_row(("b",))
+        assert [row[0] for row in cursor.stream("SELECT name FROM items ORDER BY id")] == ["a", "b"]
+        raw.rollback()
+        with cursor.copy("COPY items (name) FROM STDIN") as copy:
+            copy.write_row(("c",))
+        raw.commit()
+        raw.close()
+        assert seen(engine) == ["c"]
+    assert app.names() == []
+
+
+def test_psycopg2_copy(make_app: Any) -> None:
+    import io
+
+    app = make_app("psycopg2")
+    engine = app.make_engine()
+    with sandbox.sandboxed(engine):
+        raw: Any = engine.raw_connection()
+        raw.cursor().copy_expert("COPY items (name) FROM STDIN", io.StringIO("a\nb\n"))
+        raw.rollback()
+        raw.cursor().copy_from(io.StringIO("c\n"), "items", columns=("name",))
+        raw.commit()
+        raw.close()
+        assert seen(engine) == ["c"]
+    assert app.names() == []
+
+
+def test_what_we_do_not_understand_is_contained_all_the_same(make_app: Any) -> None:
+    """A call that goes past us finds the outer transaction begun."""
+    app = make_app("psycopg")
+    engine = app.make_engine()
+    with sandbox.sandboxed(engine):
+        raw: Any = engine.raw_connection()
+        raw.dbapi_connection.pgconn.exec_(b"INSERT INTO items (name) VALUES ('a')")
+        raw.close()
+        assert seen(engine) == ["a"]
+    assert app.names() == []
+
+
+def test_aiosqlites_own_connection(make_app: Any) -> None:
+    app = make_app("aiosqlite")
+    engine = AsyncEngine(app.make_engine())
+
+    async def main() -> None:
+        async with engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.execute("INSERT INTO items (name) VALUES ('a')")
+            async with driver.execute("SELECT name FROM items") as cursor:
+                assert await cursor.fetchall() == [("a",)]
+            await connection.commit()
+        await engine.dispose()
+
+    with sandbox.sandboxed(engine):
+        asyncio.run(main())
+    assert app.names() == []
+
+
+def test_a_two_phase_commit_is_refused(make_app: Any) -> None:
+    engine = make_app("psycopg").make_engine()
+    with sandbox.sandboxed(engine), engine.connect() as connection:
+        with pytest.raises(UnsupportedInSandboxError, match="two-phase"):
+            connection.begin_twophase()

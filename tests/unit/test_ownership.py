@@ -259,7 +259,7 @@ def test_one_at_a_time_shares(registry: Registry[str], owner: Owner) -> None:
     second = checked_out(registry, "second test", "another")
     registry.set_mode(DB, Shared(owner))
     registry.set_mode(DB, Shared(owner))
-    with pytest.raises(AlreadySharedError, match="second test cannot share .*: first test shares"):
+    with pytest.raises(AlreadySharedError, match=r"second test cannot share .*: first test shares"):
         registry.set_mode(DB, Shared(second))
     assert registry.find(DB) == "sandbox"
 
@@ -495,7 +495,7 @@ def test_an_allowed_thread_that_belongs_to_an_earlier_test_is_let_in(
 
 
 def test_unallow_needs_an_allowance(registry: Registry[str]) -> None:
-    with pytest.raises(NotFoundError, match="'celery-.' was not allowed"):
+    with pytest.raises(NotFoundError, match=r"'celery-.' was not allowed"):
         registry.unallow("celery-*")
 
 
@@ -545,7 +545,7 @@ def test_only_owners_may(registry: Registry[str], owner: Owner) -> None:
 
 def test_who_was_allowed_is_told_whose_it_is(registry: Registry[str], owner: Owner) -> None:
     registry.allow(owner, "worker")
-    with pytest.raises(NotOwnerError, match="thread 'worker' may use .* belongs to first test"):
+    with pytest.raises(NotOwnerError, match=r"thread 'worker' may use .* belongs to first test"):
         in_thread(lambda: registry.require_own(DB))
 
 
@@ -561,6 +561,11 @@ def test_who_shares_is_told_whose_it_is(registry: Registry[str], owner: Owner) -
 def test_a_thread_never_finds_what_an_earlier_one_had(registry: Registry[str]) -> None:
     """The system uses idents again, usually at once."""
     idents: set[int] = set()
+
+    def look() -> None:
+        idents.add(threading.get_ident())
+        registry.find(DB)
+
     for number in range(50):
         thread = threading.Thread(target=lambda: idents.add(threading.get_ident()))
         owner = checked_out(registry, f"test {number}", "sandbox")
@@ -568,7 +573,7 @@ def test_a_thread_never_finds_what_an_earlier_one_had(registry: Registry[str]) -
         thread.start()
         thread.join()
         with pytest.raises(OwnershipError):
-            in_thread(lambda: idents.add(threading.get_ident()) or registry.find(DB))
+            in_thread(look)
         registry.checkin(owner, DB)
     assert len(idents) < 100, "no ident came twice: nothing was tried"
 
@@ -587,7 +592,7 @@ def test_an_allowance_keeps_no_thread_alive(registry: Registry[str], owner: Owne
 
 
 def test_an_allowance_keeps_no_task_alive(registry: Registry[str], owner: Owner) -> None:
-    async def main() -> weakref.ref[asyncio.Task[None]]:
+    async def main() -> weakref.ref[asyncio.Task[bool]]:
         task = asyncio.create_task(asyncio.Event().wait())
         registry.allow(owner, task)
         task.cancel()

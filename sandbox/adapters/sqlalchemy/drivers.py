@@ -16,7 +16,7 @@ from sandbox.connection.drivers.sqlite import Sqlite, VirtualSqlite
 from sandbox.connection.virtual import VirtualConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
     from sandbox.connection.dialect import Dialect
 
@@ -65,17 +65,43 @@ class DriverConnection:
 
     def __getattr__(self, name: str) -> Any:
         virtual = self._virtual
-        native = virtual._driver.native_class()
-        if not inspect.iscoroutinefunction(getattr(native, name, None)):
+        awaited = virtual._driver.awaited
+        native = getattr(virtual._driver.native_class(), name, None)
+        if not inspect.iscoroutinefunction(native) and name not in awaited:
             return getattr(virtual._any_real()._connection, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             def on_real(real: Any) -> Any:
-                return await_only(getattr(real._connection, name)(*args, **kwargs))
+                return await_only(_awaited(getattr(real._connection, name)(*args, **kwargs)))
 
             return await greenlet_spawn(virtual._on_real, on_real, f"{name}()")
 
+        if name in awaited:
+            return lambda *args, **kwargs: _Result(call(*args, **kwargs))
         return call
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class _Result:
+    """What aiosqlite returns: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, call: Coroutine[Any, Any, Any]) -> None:
+        self._call = call
+        self._cursor: Any = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._call.__await__()
+
+    async def __aenter__(self) -> Any:
+        self._cursor = await self._call
+        return self._cursor
+
+    async def __aexit__(self, *exc: object) -> None:
+        if hasattr(self._cursor, "close"):
+            await self._cursor.close()
 
 
 class _DriverTransaction:
@@ -125,6 +151,7 @@ class AsyncPsycopg(Psycopg):
     """``psycopg.AsyncConnection``."""
 
     name: ClassVar[str] = "psycopg_async"
+    awaited: ClassVar[frozenset[str]] = frozenset()
 
     def connection_class(self) -> type:
         from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
@@ -162,6 +189,8 @@ class Asyncpg(Driver):
     """``asyncpg.Connection``."""
 
     name: ClassVar[str] = "asyncpg"
+    awaited: ClassVar[frozenset[str]] = frozenset()
+    """Methods of the native connection that return an awaitable without being coroutines."""
     dialect: ClassVar[Dialect] = POSTGRESQL
 
     def connection_class(self) -> type:
@@ -301,6 +330,9 @@ class Aiosqlite(Sqlite):
     """``aiosqlite.Connection``."""
 
     name: ClassVar[str] = "aiosqlite"
+    awaited: ClassVar[frozenset[str]] = frozenset(
+        {"execute", "executemany", "executescript", "execute_insert", "execute_fetchall"}
+    )
 
     def connection_class(self) -> type:
         from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
