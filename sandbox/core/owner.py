@@ -133,17 +133,29 @@ def inherit_threads(enabled: bool = True) -> None:
 
         def start_as_owner(self: threading.Thread) -> None:
             owner, run = _owner.get(), self.run
-            if owner is not None:
+            if owner is None:
+                start(self)
+                return
+            before = {name: value for name, value in vars(self).items() if name == "run"}
 
-                def run_as_owner() -> None:
-                    # The wrapper goes before the thread's own code runs: it would otherwise
-                    # keep the thread alive through a cycle.
-                    del self.__dict__["run"]
-                    with run_as(owner):
-                        run()
+            def unwrap() -> None:
+                vars(self).pop("run", None)
+                vars(self).update(before)
 
-                self.__dict__["run"] = run_as_owner
-            start(self)
+            def run_as_owner() -> None:
+                # The wrapper goes before the thread's own code runs: it would otherwise keep
+                # the thread alive through a cycle.
+                unwrap()
+                with run_as(owner):
+                    run()
+
+            vars(self)["run"] = run_as_owner
+            try:
+                start(self)
+            except RuntimeError:
+                # It was started before, or the system has no thread left.
+                unwrap()
+                raise
 
         def submit_as_owner(self: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             owner = _owner.get()

@@ -201,6 +201,9 @@ class Stack:
 
     def savepoint(self, transaction: Transaction, label: str) -> str:
         """The statement to send for the application's SAVEPOINT; the transaction is on top."""
+        if transaction.failed:
+            # The server refuses it, so that there is none to count on.
+            return f"SAVEPOINT {self._name()}"
         transaction.labels.append(label)
         return self._push(transaction, label)
 
@@ -401,11 +404,10 @@ class Stack:
         return self.frames.index(transaction.frames[-1]) + 1
 
     def _empty(self, frame: Frame) -> bool:
-        if frame.foreign or frame.dirty or frame.read_only:
+        """Nothing is in it, so that it may be taken over as if it had just been made."""
+        if frame.foreign or frame.read_only or frame.state is FrameState.DONE:
             return False
-        if frame.state is FrameState.OPEN:
-            return frame.transaction is not None and self.clean(frame.transaction)
-        return frame.state is FrameState.FREE
+        return self._settled(frame)
 
     def _settled(self, frame: Frame) -> bool:
         """Nobody's running work is in it, so that it may be released."""

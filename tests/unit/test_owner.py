@@ -101,7 +101,11 @@ def test_threads_and_executors_do_not(owner: Owner) -> None:
 
 
 def test_a_thread_acts_for_itself(owner: Owner) -> None:
-    assert in_thread(lambda: (set_owner(owner), current_owner())[1]) is owner
+    def become() -> Owner | None:
+        set_owner(owner)
+        return current_owner()
+
+    assert in_thread(become) is owner
     assert current_owner() is None
 
 
@@ -263,6 +267,18 @@ def test_a_thread_that_inherited_is_collected_when_it_is_done(owner: Owner) -> N
         assert watched() is None, "only the collector would have found it"
     finally:
         gc.enable()
+
+
+@pytest.mark.usefixtures("inheriting")
+def test_a_thread_keeps_a_run_of_its_own(owner: Owner) -> None:
+    found: list[Owner | None] = []
+    thread = threading.Thread()
+    own = thread.run = lambda: found.append(current_owner())  # type: ignore[method-assign]
+    with run_as(owner):
+        thread.start()
+    thread.join()
+    assert found == [owner]
+    assert thread.run is own
 
 
 @pytest.mark.usefixtures("inheriting")

@@ -160,13 +160,10 @@ def test_a_guard_inside_a_read_only_savepoint_is_not_taken_over(stack: Stack) ->
 
 
 def test_a_transaction_does_not_leave_its_savepoints_to_the_next(stack: Stack) -> None:
-    """A read-only one among them would make the next one read-only."""
-    first, reader = Transaction(), Transaction(read_only=True)
-    fail(stack, first)
-    read(stack, reader)
-    savepoint(stack, reader, "a")
-    stack.commit(reader)
-    assert "RELEASE SAVEPOINT sandbox_1" in write(stack, Transaction())
+    first = Transaction()
+    savepoint(stack, first, "a")
+    stack.commit(first)
+    assert write(stack, Transaction()) == ["RELEASE SAVEPOINT sandbox_1", "SAVEPOINT sandbox_3"]
 
 
 def test_what_a_read_only_one_calls_does_not_keep_others_inside_it(stack: Stack) -> None:
@@ -257,6 +254,14 @@ def test_rolling_back_to_a_savepoint_ends_a_failure(stack: Stack) -> None:
     rollback_to(stack, first, "a")
     assert (first.failed, stack.aborted_by) == (False, None)
     assert write(stack, first) == []
+
+
+def test_a_savepoint_that_the_server_refused_is_not_counted_on(stack: Stack) -> None:
+    failed = Transaction()
+    fail(stack, failed)
+    assert savepoint(stack, failed, "a") == ["SAVEPOINT sandbox_2"]
+    assert failed.frame("a") is None
+    assert read(stack, Transaction()) == ["ROLLBACK TO SAVEPOINT sandbox_1"]
 
 
 def test_the_commit_of_a_failed_one_is_a_rollback(stack: Stack) -> None:
@@ -478,6 +483,16 @@ def test_a_savepoint_that_was_written_in_takes_others_work_along(stack: Stack) -
     write(stack, parent)
     child = committed(stack)
     rollback_to(stack, parent, "a")
+    assert stack.poison == Poison(parent, (child,))
+
+
+def test_releasing_a_savepoint_passes_on_what_others_committed_in_it(stack: Stack) -> None:
+    parent = Transaction()
+    savepoint(stack, parent, "a")
+    write(stack, parent)
+    child = committed(stack)
+    release(stack, parent, "a")
+    stack.rollback(parent)
     assert stack.poison == Poison(parent, (child,))
 
 
