@@ -13,12 +13,16 @@ README = ROOT / "README.md"
 
 def blocks() -> dict[str, str]:
     """Code blocks by the file name in their first line."""
-    found = re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```", README.read_text(), re.M | re.S)
+    found = re.findall(
+        r"^```(?:python|toml)\n# (\S+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL
+    )
     return dict(found)
 
 
 def test_every_python_block_has_a_name() -> None:
-    assert len(re.findall(r"^```(?:python|toml)$", README.read_text(), re.M)) == len(blocks())
+    assert len(re.findall(r"^```(?:python|toml)$", README.read_text(), re.MULTILINE)) == len(
+        blocks()
+    )
 
 
 def test_the_project_of_the_readme(pytester: pytest.Pytester) -> None:
@@ -45,7 +49,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_the_tutorial(pytester: pytest.Pytester) -> None:
     text = (ROOT / "docs/tutorial/first-sandbox.md").read_text()
-    files = re.findall(r'^```\w+ title="(\S+)"\n(.*?)^```', text, re.M | re.S)
+    files = re.findall(r'^```\w+ title="(\S+)"\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     assert [name for name, _ in files] == ["shop.py", "pyproject.toml", "test_shop.py"]
     for name, content in files:
         (pytester.path / name).write_text(content)

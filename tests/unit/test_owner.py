@@ -229,6 +229,19 @@ def test_a_worker_acts_for_who_submitted_the_job(owner: Owner) -> None:
 
 
 @pytest.mark.usefixtures("inheriting")
+def test_a_worker_itself_belongs_to_nobody(owner: Owner) -> None:
+    prepared: list[Owner | None] = []
+    with (
+        ThreadPoolExecutor(1, initializer=lambda: prepared.append(current_owner())) as executor,
+        run_as(owner),
+    ):
+        assert executor.submit(current_owner).result() is owner
+        inherit_threads(False)
+        assert executor.submit(current_owner).result() is None
+    assert prepared == [None]
+
+
+@pytest.mark.usefixtures("inheriting")
 def test_jobs_keep_their_arguments_results_and_errors(owner: Owner) -> None:
     def job(*args: object, **kwargs: object) -> object:
         return args, kwargs

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from sandbox.connection.dialect import Dialect
 
-__all__ = ("Aiosqlite", "AsyncPsycopg", "Asyncpg", "driver_for")
+__all__ = (
+    "Aiosqlite",
+    "AsyncPsycopg",
+    "Asyncpg",
+    "DriverConnection",
+    "VirtualAiosqlite",
+    "VirtualAsyncPsycopg",
+    "VirtualAsyncpg",
+    "driver_for",
+)
 
 
 class _Adapted(VirtualConnection):

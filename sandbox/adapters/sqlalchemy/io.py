@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from sandbox.connection.mutex import Mutex
 
-__all__ = ("GreenletIO", "HomeIO", "background_loop", "hop", "run_on", "uninterrupted")
+__all__ = (
+    "GreenletIO",
+    "HomeIO",
+    "background_loop",
+    "hop",
+    "run_on",
+    "running_loop",
+    "uninterrupted",
+)
 
 T = TypeVar("T")
 
@@ -62,6 +70,7 @@ background_loop = _background.loop
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs here, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -16,7 +16,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 if TYPE_CHECKING:
     from sandbox.adapters.sqlalchemy.source import EngineSource
 
-__all__ = ("VirtualPool", "adopted", "is_adopted")
+__all__ = ("VirtualPool", "VirtualRecord", "adopted", "is_adopted")
 
 
 class VirtualRecord(_ConnectionRecord):

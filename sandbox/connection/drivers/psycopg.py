@@ -36,7 +36,7 @@ class Psycopg(Driver):
     def session(self, real: Any) -> Session:
         session = Session()
         session.autocommit = real.autocommit
-        driver = driver_connection(real)
+        driver = _native(real)
         level = driver.isolation_level
         session.isolation = level.name.replace("_", " ") if level is not None else None
         session.read_only = driver.read_only
@@ -63,20 +63,20 @@ class Psycopg(Driver):
         # blocks for that trip only, also under asyncio, where awaiting it would cost more.
         from psycopg import errors, pq
 
-        result = driver_connection(real).pgconn.exec_("; ".join(statements).encode())
+        result = _native(real).pgconn.exec_("; ".join(statements).encode())
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         return 1
 
     def in_transaction(self, real: Any) -> bool:
-        return bool(driver_connection(real).pgconn.transaction_status in _INSIDE)
+        return bool(_native(real).pgconn.transaction_status in _INSIDE)
 
     def aborted(self, real: Any, error: BaseException) -> bool:
         del error
-        return bool(driver_connection(real).pgconn.transaction_status == _IN_ERROR)
+        return bool(_native(real).pgconn.transaction_status == _IN_ERROR)
 
     def lost(self, real: Any) -> bool:
-        return bool(driver_connection(real).closed)
+        return bool(_native(real).closed)
 
     def open_cursor(
         self, real: Any, session: Session, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -101,7 +101,7 @@ _INSIDE = frozenset({1, 2, 3})
 _IN_ERROR = 3
 
 
-def driver_connection(real: Any) -> Any:
+def _native(real: Any) -> Any:
     """The psycopg connection below SQLAlchemy's adapted one, or itself."""
     return getattr(real, "_connection", real)
 

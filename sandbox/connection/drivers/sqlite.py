@@ -52,7 +52,7 @@ class Sqlite(Driver):
         return len(statements)
 
     def in_transaction(self, real: Any) -> bool:
-        return bool(sqlite_connection(real).in_transaction)
+        return bool(_native(real).in_transaction)
 
     def aborted(self, real: Any, error: BaseException) -> bool:
         # A failing statement undoes itself and nothing else.
@@ -63,7 +63,7 @@ class Sqlite(Driver):
         import sqlite3
 
         try:
-            return bool(sqlite_connection(real).total_changes < 0)
+            return bool(_native(real).total_changes < 0)
         except sqlite3.ProgrammingError as error:
             return "closed" in str(error)
 
@@ -85,7 +85,7 @@ class Sqlite(Driver):
         return sqlite3.ProgrammingError("Cannot operate on a closed database.")
 
 
-def sqlite_connection(real: Any) -> Any:
+def _native(real: Any) -> Any:
     """The sqlite3 connection below aiosqlite's, or itself."""
     adapted = getattr(real, "_connection", None)
     return adapted._conn if adapted is not None else real
