@@ -182,7 +182,10 @@ class VirtualCursor:
         return self._real
 
     def _nothing(self) -> VirtualCursor:
-        """The result of a statement that needed no server."""
+        """The result of a statement that this cursor did not run itself: none."""
+        if self._real is not None and not self._held:
+            self._real.close()
+            self._real = None
         return self
 
     def _statement(

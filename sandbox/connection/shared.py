@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandbox.connection.mutex import Mutex
 from sandbox.core.statements import Kind, Statement
-from sandbox.core.transaction import Stack, Transaction, descends
+from sandbox.core.transaction import Frame, Stack, Transaction, descends
 from sandbox.errors import (
     BrokenSandboxError,
     InterleavedTransactionError,
@@ -110,7 +110,7 @@ class SharedConnection:
             if statement.ddl:
                 self.physical.schema_changed = True
             try:
-                self._send(io, stack.enter(transaction, statement.kind))
+                self._enter(io, transaction, statement.kind)
                 result = io.call(self.real, call)
             except BaseException as error:
                 self._failed(transaction, error, statement, finish=finish)
@@ -127,7 +127,7 @@ class SharedConnection:
         with self._turn(io, transaction, statement.kind):
             self.sandbox.stats.statements += 1
             try:
-                self._send(io, self.stack.enter(transaction, statement.kind))
+                self._enter(io, transaction, statement.kind)
                 yield self.real
             except BaseException as error:
                 self._failed(transaction, error, statement)
@@ -136,13 +136,13 @@ class SharedConnection:
 
     def fetch(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
         """Get rows of a cursor that lives on the server."""
-        with self._turn(io, transaction, Kind.COMMIT):
+        with self._turn(io, transaction, Kind.READ):
             return io.call(self.real, call)
 
     def ensure_begun(self, io: IO) -> None:
         """Begin the outer transaction, for calls to the driver that we do not understand."""
         if not self.stack.begun and io.can_wait():
-            with self._turn(io, Transaction(), Kind.COMMIT):
+            with self._turn(io, Transaction(), Kind.READ):
                 self._send(io, self.stack.settle())
 
     def move(
@@ -150,30 +150,48 @@ class SharedConnection:
         io: IO,
         transaction: Transaction,
         statement: Statement,
-        call: Callable[[str], T],
-    ) -> T:
-        """Run the application's SAVEPOINT, RELEASE or ROLLBACK TO under the name that is ours."""
-        with self._turn(io, transaction, statement.kind):
-            stack, label = self.stack, statement.name or ""
+        call: Callable[[str], object],
+    ) -> bool:
+        """Do the application's SAVEPOINT, RELEASE or ROLLBACK TO under the name that is ours.
+
+        False if it was left to the server to refuse, in its own words, by ``call``.
+        """
+        kind, label = statement.kind, statement.name or ""
+        with self._turn(io, transaction, kind):
+            stack = self.stack
             self.sandbox.stats.statements += 1
-            self._send(io, stack.enter(transaction, statement.kind))
+            if transaction.failed and kind is not Kind.ROLLBACK_TO:
+                return self._refused(io, transaction, statement, call)
+            self._enter(io, transaction, kind)
             frame = transaction.frame(label)
-            if statement.kind is Kind.SAVEPOINT:
+            if kind is Kind.SAVEPOINT:
                 sql = stack.savepoint(transaction, label)
             elif frame is None:
-                # The server's own words for a savepoint that does not exist.
-                sql = statement.text
-            elif statement.kind is Kind.RELEASE and stack.aborted_by is not transaction:
+                return self._refused(io, transaction, statement, call)
+            elif kind is Kind.RELEASE:
                 sql = stack.release(transaction, frame)
-            elif statement.kind is Kind.ROLLBACK_TO:
-                sql = stack.rollback_to(transaction, frame)
             else:
-                sql = statement.text
-            try:
-                return io.call(self.real, call, sql)
-            except BaseException as error:
-                self._failed(transaction, error, statement)
-                raise
+                sql = stack.rollback_to(transaction, frame)
+            self._send(io, [sql], added=False)
+            return True
+
+    def _refused(
+        self,
+        io: IO,
+        transaction: Transaction,
+        statement: Statement,
+        call: Callable[[str], object],
+    ) -> bool:
+        """Savepoints that do not exist, or anything at all in a failed transaction."""
+        if transaction.failed and self.stack.aborted_by is not transaction:
+            self._run_failed(io, transaction, lambda: call(statement.text))
+            return False
+        try:
+            io.call(self.real, call, statement.text)
+        except BaseException as error:
+            self._failed(transaction, error, statement)
+            raise
+        return False
 
     def commit(self, io: IO, transaction: Transaction) -> None:
         """The application's COMMIT: the RELEASE is owed, nothing is sent."""
@@ -261,10 +279,6 @@ class SharedConnection:
         began: float | None = None
         while True:
             self._check_usable(kind)
-            if kind is Kind.ROLLBACK and self.stack.clean(transaction):
-                return
-            if kind is Kind.COMMIT:
-                return
             blocker = self.stack.blocker(transaction, kind)
             if blocker is None:
                 return
@@ -320,8 +334,12 @@ class SharedConnection:
                 f"The connection of {self.sandbox.label} was lost ({self._broken}), and with it"
                 f" everything the test had written. The next test gets a new one."
             )
+        if kind not in {Kind.COMMIT, Kind.ROLLBACK}:
+            self._check_poison()
+
+    def _check_poison(self) -> None:
         poison = self.stack.poison
-        if poison is not None and kind not in {Kind.COMMIT, Kind.ROLLBACK}:
+        if poison is not None:
             victims = ", ".join(victim.where for victim in poison.victims)
             raise InterleavedTransactionError(
                 f"The rollback of {poison.culprit.where} has also undone what {victims} had"
@@ -330,9 +348,14 @@ class SharedConnection:
                 f" before the inner begins, or give the two their own connections."
             )
 
+    def _enter(self, io: IO, transaction: Transaction, kind: Kind) -> None:
+        self._send(io, self.stack.enter(transaction, kind))
+        # What healed another's failure on the way may have undone somebody's commit.
+        self._check_poison()
+
     # -- the server ----------------------------------------------------------------------------
 
-    def _send(self, io: IO, statements: list[str]) -> None:
+    def _send(self, io: IO, statements: list[str], *, added: bool = True) -> None:
         if not statements:
             return
         replace, self._replace = self._replace, None
@@ -346,12 +369,13 @@ class SharedConnection:
                 # It was lost while it lay idle and nothing had happened on it: take another.
                 self.physical.discard()
                 self.physical = replace()
-                self._send(io, statements)
+                self._send(io, statements, added=added)
                 return
             # Control statements of ours do not fail on a connection that is well.
             self._broken = f"{'; '.join(statements)} failed: {error!r}"
             raise
-        self.sandbox.stats.round_trips += trips
+        if added:
+            self.sandbox.stats.round_trips += trips
 
     def _failed(
         self,
@@ -374,9 +398,7 @@ class SharedConnection:
 
     def _run_guarded(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
         """A read of a transaction that others' work lies upon: it must not break theirs."""
-        self._send(io, self.stack.settle(transaction))
-        sql, guard = self.stack.guard()
-        self._send(io, sql)
+        guard = self._guard(io, transaction)
         try:
             return io.call(self.real, call)
         except BaseException as error:
@@ -393,15 +415,20 @@ class SharedConnection:
         Its failure was healed so that others could go on; the connection is put back into the
         failed state for just this statement.
         """
-        self._send(io, self.stack.settle(transaction))
-        sql, guard = self.stack.guard()
-        self._send(io, sql)
+        guard = self._guard(io, transaction)
         with suppress(Exception):  # failing is its purpose
             io.call(self.real, self.driver.send, self.real, [_REABORT])
         try:
             return io.call(self.real, call)
         finally:
             self._send(io, self.stack.undo_guard(guard))
+
+    def _guard(self, io: IO, transaction: Transaction) -> Frame:
+        self._send(io, self.stack.settle(transaction))
+        sql, guard = self.stack.guard()
+        self._send(io, sql)
+        self._check_poison()
+        return guard
 
     def _check_contained(self, statement: Statement) -> None:
         if not self.driver.in_transaction(self.real):

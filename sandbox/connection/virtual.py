@@ -310,12 +310,13 @@ class VirtualConnection:
             return cursor._nothing()
         if kind in _MOVES:
             transaction = self._transaction or self._begin(target, statement)
-            return target.move(
+            done = target.move(
                 self._io,
                 transaction,
                 statement,
                 lambda sql: run_text(cursor._open(target.real), sql),
             )
+            return cursor._nothing() if done else cursor
         finish = self._transaction is None and not self._begins(statement)
         begin = self._new_transaction if finish else self._begin
         transaction = begin(target, statement)

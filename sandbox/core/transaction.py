@@ -72,7 +72,6 @@ class Transaction:
     """The thread that began it, where a thread is the unit of concurrency; else None."""
     isolation: str | None = None
     read_only: bool | None = None
-    deferrable: bool | None = None
     frames: list[Frame] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     failed: bool = False

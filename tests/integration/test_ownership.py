@@ -516,3 +516,56 @@ def test_a_failed_transaction_hinders_nobody_and_stays_failed(engine: sa.Engine)
         assert failed.scalars(SELECT).all() == ["a"]
         failed.close()
         other.close()
+
+
+def test_healing_a_failure_that_undoes_anothers_commit_is_not_silent(engine: sa.Engine) -> None:
+    from sandbox.errors import InterleavedTransactionError
+
+    with sandbox.sandboxed(engine):
+        failing, other = engine.connect(), engine.connect()
+        failing.execute(sa.insert(items).values(name="a"))
+        other.execute(sa.insert(items).values(name="b"))
+        other.commit()
+        with pytest.raises(sa.exc.ProgrammingError):
+            failing.exec_driver_sql("SELECT * FROM nowhere")
+        with pytest.raises(InterleavedTransactionError):
+            other.execute(SELECT)
+        other.rollback()
+        failing.rollback()
+        other.close()
+        failing.close()
+
+
+def test_a_savepoint_in_a_failed_transaction_is_refused_by_the_server(engine: sa.Engine) -> None:
+    with sandbox.sandboxed(engine):
+        failed, other = engine.connect(), engine.connect()
+        failed.exec_driver_sql("SAVEPOINT here")
+        with pytest.raises(sa.exc.ProgrammingError):
+            failed.exec_driver_sql("SELECT * FROM nowhere")
+        for _ in range(2):
+            with pytest.raises(sa.exc.DBAPIError, match="current transaction is aborted"):
+                failed.exec_driver_sql("SAVEPOINT there")
+            # The second time its failure has been healed for the other.
+            assert other.scalars(SELECT).all() == []
+        failed.exec_driver_sql("ROLLBACK TO SAVEPOINT here")
+        failed.execute(sa.insert(items).values(name="a"))
+        failed.commit()
+        assert other.scalars(SELECT).all() == ["a"]
+        failed.close()
+        other.close()
+
+
+def test_the_commit_of_a_failed_transaction_undoes_nobodys_work(engine: sa.Engine) -> None:
+    with sandbox.sandboxed(engine):
+        failed, other = engine.raw_connection(), engine.connect()
+        cursor = failed.cursor()
+        cursor.execute("INSERT INTO items (name) VALUES ('lost')")
+        with pytest.raises(Exception, match="nowhere"):
+            cursor.execute("SELECT * FROM nowhere")
+        other.execute(sa.insert(items).values(name="b"))
+        failed.commit()
+        other.commit()
+        assert other.scalars(SELECT).all() == ["b"]
+        other.commit()
+        failed.close()
+        other.close()
