@@ -66,6 +66,8 @@ class SharedConnection:
         self._waiters: list[Mutex] = []
         self._prepared_for: set[Source] = set()
         self._holder = ""
+        self._on_top: Transaction | None = None
+        """Whose next statement needs nothing before it; None as soon as anybody else moves."""
         self._broken: str | None = None
         self._escaped: str | None = None
         self._closed = False
@@ -100,6 +102,13 @@ class SharedConnection:
         finish: bool = False,
     ) -> T:
         """Run one statement of a transaction; ``finish`` commits it at once (autocommit)."""
+        if self._on_top is transaction and self._mutex.acquire(0):
+            try:
+                # Nobody has moved on the stack since its last statement: it need not be asked.
+                if self._on_top is transaction and not statement.ddl:
+                    return self._run_on_top(io, transaction, statement, call)
+            finally:
+                self._mutex.release()
         with self._turn(io, transaction, statement.kind):
             stack, stats = self.stack, self.sandbox.stats
             stats.statements += 1
@@ -119,7 +128,23 @@ class SharedConnection:
             if finish:
                 stack.commit(transaction)
                 self._notify()
+            else:
+                self._on_top = transaction
             return result
+
+    def _run_on_top(
+        self, io: IO, transaction: Transaction, statement: Statement, call: Callable[[], T]
+    ) -> T:
+        self.sandbox.stats.statements += 1
+        if statement.kind is not Kind.READ:
+            transaction.frames[-1].dirty = True
+        try:
+            result = io.call(self.physical.real, call)
+        except BaseException as error:
+            self._failed(transaction, error, statement)
+            raise
+        self._check_contained(statement)
+        return result
 
     @contextmanager
     def held(self, io: IO, transaction: Transaction, statement: Statement) -> Iterator[Any]:
@@ -213,6 +238,7 @@ class SharedConnection:
         collection in the middle of another statement: no lock, no waiting. Who waits finds out.
         """
         self.stack.abandon(transaction)
+        self._on_top = None
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -223,6 +249,7 @@ class SharedConnection:
         is refused.
         """
         self._closed = True
+        self._on_top = None
         # The caller may be a plain hook although the connection is asynchronous: a statement
         # that still runs there may need the very thread that waits here, so not for long.
         held = self._mutex.acquire(END_AFTER)
@@ -272,6 +299,7 @@ class SharedConnection:
                 f" End that statement first, or give this work its own sandbox."
             )
         turn.held = True
+        self._on_top = None
         self._holder = transaction.where
 
     def _admit(self, io: IO, transaction: Transaction, kind: Kind, turn: _Turn) -> None:
@@ -385,6 +413,7 @@ class SharedConnection:
         *,
         finish: bool = False,
     ) -> None:
+        self._on_top = None
         if self.driver.lost(self.real):
             self._broken = f"{type(error).__name__}: {error}"
         elif not self.driver.in_transaction(self.real):
@@ -431,7 +460,8 @@ class SharedConnection:
         return guard
 
     def _check_contained(self, statement: Statement) -> None:
-        if not self.driver.in_transaction(self.real):
+        if not self.driver.in_transaction(self.physical.real):
+            self._on_top = None
             self._escaped = _shorten(statement.text)
             raise SandboxEscapeError(self._escape_message())
 

@@ -252,9 +252,21 @@ class VirtualConnection:
         """Run a statement on the cursor; ``call`` takes the real cursor and, where the text had
         to be another than the application's, that text.
         """
-        self._check_open()
+        if self._closed:
+            raise self._driver.closed_error()
         statement = classify(text)
-        if statement.kind is Kind.EMPTY and self._target is None:
+        target = self._target
+        if self._transaction is not None and _plain(statement, cursor):
+            # The everyday case: one more statement of a transaction that is open.
+            assert isinstance(target, SharedConnection)
+            shared = target
+            return shared.run(
+                self._io,
+                self._transaction,
+                statement,
+                lambda: call(cursor._open(shared.physical.real), None),
+            )
+        if statement.kind is Kind.EMPTY and target is None:
             return self._ping(cursor, statement, call)
         target = self._bind()
         if not isinstance(target, SharedConnection):
@@ -469,6 +481,11 @@ def _caller(io: IO) -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back or io.outer_frame(frame)
     return "a statement"
+
+
+def _plain(statement: Statement, cursor: VirtualCursor) -> bool:
+    kind = statement.kind
+    return kind is Kind.WRITE or (kind is Kind.READ and not cursor._held)
 
 
 def _with_text(call: Callable[[Any, str | None], Any], text: str) -> Callable[[Any], Any]:

@@ -86,6 +86,9 @@ class SQLAlchemyAdapter:
 
     def claim(self, engine: Engine) -> tuple[Hashable, str]:
         """The engine's database and its name, watched from now on, this engine adopted."""
+        source = getattr(engine.pool, "_sandbox_source", None)
+        if source is not None and self._registry.knows(source.database):
+            return source.database, source.name
         if driver_for(engine.dialect) is None:
             raise UnsupportedTargetError(
                 f"{engine!r} uses {engine.dialect.name}+{engine.dialect.driver}, which cannot be"
@@ -133,12 +136,7 @@ class SQLAlchemyAdapter:
         with self._lock:
             if is_adopted(engine.pool):
                 return
-            found = driver_for(engine.dialect)
-            assert found is not None
-            driver, io = found
-            source = EngineSource(
-                engine, database, driver, io, self._idle, self._registry.find, self._sources
-            )
+            source = EngineSource(engine, database, self._idle, self._registry.find, self._sources)
             self._sources.add(source)
             self._listen(engine, source)
             old = engine.pool

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool.base import _ConnectionRecord
 
-from sandbox.adapters.sqlalchemy.identity import in_memory
+from sandbox.adapters.sqlalchemy.drivers import driver_for
+from sandbox.adapters.sqlalchemy.identity import describe, in_memory
 from sandbox.adapters.sqlalchemy.io import hop, running_loop
 from sandbox.connection.physical import PhysicalConnection
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
 
-    from sandbox.connection.driver import IO, Driver, Session
+    from sandbox.connection.driver import Session
     from sandbox.connection.sandbox import Sandbox
     from sandbox.connection.shared import SharedConnection
     from sandbox.connection.virtual import VirtualConnection
@@ -81,15 +82,15 @@ class EngineSource:
         self,
         engine: Engine,
         database: Hashable,
-        driver: Driver,
-        io: IO,
         idle: Idle,
         find: Callable[[Hashable], Sandbox | PassThrough],
         every: Collection[EngineSource],
     ) -> None:
+        found = driver_for(engine.dialect)
+        assert found is not None
+        self.driver, self.io = found
         self.database = database
-        self.driver = driver
-        self.io = io
+        self.name = describe(engine.url)
         self.info: dict[Any, Any] = {}
         self._pool: Pool = engine.pool
         # What SQLAlchemy itself does to a connection depends on these.
