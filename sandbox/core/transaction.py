@@ -44,7 +44,11 @@ class FrameState(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One savepoint on the server."""
+    """One savepoint on the server, or the outer transaction itself.
+
+    The first transaction after BEGIN needs no savepoint: there is nothing else that its rollback
+    could undo. Its frame has no name, is the lowest, and cannot be released.
+    """
 
     name: str
     transaction: Transaction | None = None
@@ -101,7 +105,16 @@ class Stack:
     state is already the one after them. A connection that fails to take them is lost.
     """
 
-    __slots__ = ("_abandoned", "_number", "aborted_by", "begun", "frames", "isolation", "poison")
+    __slots__ = (
+        "_abandoned",
+        "_fresh",
+        "_number",
+        "aborted_by",
+        "begun",
+        "frames",
+        "isolation",
+        "poison",
+    )
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -110,6 +123,7 @@ class Stack:
         self.aborted_by: Transaction | None = None
         self.poison: Poison | None = None
         self._abandoned: list[Transaction] = []
+        self._fresh = False
         self._number = 0
 
     # -- who may go ahead ---------------------------------------------------------------
@@ -169,8 +183,9 @@ class Stack:
 
     def guard(self) -> tuple[list[str], Frame]:
         """A savepoint on top of everybody, for a read of a transaction that is not on top."""
-        if self.frames and self.frames[-1].state is FrameState.FREE:
+        if self.frames and self.frames[-1].state is FrameState.FREE and self.frames[-1].name:
             return [], self.frames[-1]
+        self._fresh = False
         frame = Frame(self._name(), state=FrameState.FREE)
         self.frames.append(frame)
         return [f"SAVEPOINT {frame.name}"], frame
@@ -182,12 +197,10 @@ class Stack:
     def settle(self, transaction: Transaction | None = None) -> list[str]:
         """What the outer transaction needs before this transaction may use it.
 
-        Begins it; heals the failure of another, which keeps its own error to itself; rolls back
-        those that were abandoned, unless others work on top of them. May find ``poison``.
+        Heals the failure of another, which keeps its own error to itself; rolls back those that
+        were abandoned, unless others work on top of them; begins it. May find ``poison``.
         """
         sql: list[str] = []
-        if not self.begun:
-            sql.append(self._begin(transaction))
         holder = self.aborted_by
         if holder is not None and holder is not transaction and holder not in self._abandoned:
             sql += self._undo(holder, holder.frames[-1])
@@ -196,6 +209,8 @@ class Stack:
             if self.poison is None and not self.below_top(other):
                 self._abandoned.remove(other)
                 sql += self.rollback(other)
+        if not self.begun:
+            sql.append(self._begin(transaction))
         return sql
 
     def savepoint(self, transaction: Transaction, label: str) -> str:
@@ -281,26 +296,32 @@ class Stack:
     # -- the stack ----------------------------------------------------------------------
 
     def _begin(self, transaction: Transaction | None) -> str:
-        self.begun = True
+        self.begun = self._fresh = True
         self.isolation = transaction.isolation if transaction is not None else None
         return f"BEGIN ISOLATION LEVEL {self.isolation}" if self.isolation else "BEGIN"
 
     def _take_frame(self, transaction: Transaction) -> list[str]:
         start = len(self.frames)
         while start and self._settled(self.frames[start - 1]):
+            if not self.frames[start - 1].name and self.frames[start - 1].state is FrameState.DONE:
+                break  # what fell into the outer transaction stays there
             start -= 1
         settled = self.frames[start:]
         sql: list[str] = []
-        # Of several one would be taken and the others stay for ever.
-        if len(settled) == 1 and self._empty(settled[0]):
+        # Of several one would be taken and the others stay for ever. READ ONLY does not leave the
+        # outer transaction any more.
+        if len(settled) == 1 and self._empty(settled[0], transaction):
             (top,) = settled
             if top.transaction is not None:
                 self._evict(top.transaction)
             top.transaction, top.state, top.label = transaction, FrameState.OPEN, None
             transaction.frames.append(top)
+        elif self._fresh and not transaction.read_only:
+            self._fresh = False
+            transaction.frames.append(Frame("", transaction))
+            self.frames += transaction.frames
         else:
-            if settled:
-                sql.append(self._merge(start))
+            sql += self._merge(start)
             sql.append(self._push(transaction, None))
         if transaction.read_only:
             # It reverts with the savepoint; READ WRITE is what the outer transaction has.
@@ -319,18 +340,26 @@ class Stack:
         ):
             transaction.frames.pop().transaction = None
             start -= 1
-        return [self._merge(start)] if start < len(self.frames) else []
+        return self._merge(start)
 
-    def _merge(self, start: int) -> str:
+    def _merge(self, start: int) -> list[str]:
         """Release everything from there on into the frame below."""
+        if start < len(self.frames) and not self.frames[start].name:
+            # What falls into the outer transaction stays in it, whoever's frame that was.
+            outer = self.frames[start]
+            if outer.transaction is not None:
+                self._evict(outer.transaction)
+            outer.state, start = FrameState.DONE, start + 1
         upper = self.frames[start:]
+        if not upper:
+            return []
         if start:
             self.frames[start - 1].foreign += self._done_in(upper)
         for frame in upper:
             if frame.transaction is not None:
                 self._evict(frame.transaction)
         del self.frames[start:]
-        return f"RELEASE SAVEPOINT {upper[0].name}"
+        return [f"RELEASE SAVEPOINT {upper[0].name}"]
 
     def _close(self, transaction: Transaction) -> None:
         """Leave one frame where the transaction was: done if there is work in it, else free."""
@@ -340,6 +369,12 @@ class Stack:
         foreign = first.foreign + self._done_in(self.frames[position + 1 :])
         # What is forgotten here is on the server until this frame is released.
         forgotten = position + 1 < len(self.frames)
+        if forgotten and not first.name:
+            # That one is never released: they are, by whoever comes next.
+            for frame in transaction.frames:
+                frame.state = FrameState.DONE
+            transaction.frames.clear()
+            return
         self._cut(position + 1, transaction)
         first.foreign, first.dirty = foreign, wrote
         first.state = FrameState.DONE if wrote or foreign or forgotten else FrameState.FREE
@@ -356,6 +391,12 @@ class Stack:
             self.poison = Poison(transaction, victims)
         self._cut(position + 1, transaction)
         self.aborted_by = None
+        if not frame.name:
+            self.frames.clear()
+            transaction.frames.clear()
+            transaction.labels.clear()
+            self.begun = False
+            return ["ROLLBACK"]
         frame.dirty = frame.read_only = False
         frame.foreign = ()
         own = transaction.frames.index(frame)
@@ -364,6 +405,7 @@ class Stack:
         return [f"ROLLBACK TO SAVEPOINT {frame.name}"]
 
     def _push(self, transaction: Transaction, label: str | None) -> str:
+        self._fresh = False
         frame = Frame(self._name(), transaction, label)
         self.frames.append(frame)
         transaction.frames.append(frame)
@@ -402,8 +444,10 @@ class Stack:
     def _above(self, transaction: Transaction) -> int:
         return self.frames.index(transaction.frames[-1]) + 1
 
-    def _empty(self, frame: Frame) -> bool:
+    def _empty(self, frame: Frame, taker: Transaction) -> bool:
         """Nothing is in it, so that it may be taken over as if it had just been made."""
+        if taker.read_only and not frame.name:
+            return False
         if frame.foreign or frame.read_only or frame.state is FrameState.DONE:
             return False
         return self._settled(frame)

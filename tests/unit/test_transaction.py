@@ -13,8 +13,16 @@ from sandbox.core.transaction import Poison, Stack, Transaction, descends, enlis
 
 
 @pytest.fixture
-def stack() -> Stack:
+def fresh() -> Stack:
+    """Nothing has been sent."""
     return Stack()
+
+
+@pytest.fixture
+def stack(fresh: Stack) -> Stack:
+    """One transaction has committed, so that those to come need savepoints."""
+    committed(fresh)
+    return fresh
 
 
 def write(stack: Stack, transaction: Transaction) -> list[str]:
@@ -60,10 +68,57 @@ def committed(stack: Stack) -> Transaction:
 # --- one after the other ---------------------------------------------------------------------
 
 
-def test_the_first_statement_begins_and_makes_a_savepoint(stack: Stack) -> None:
+def test_the_first_transaction_is_the_outer_one_and_needs_no_savepoint(fresh: Stack) -> None:
     first = Transaction()
-    assert read(stack, first) == ["BEGIN", "SAVEPOINT sandbox_1"]
-    assert write(stack, first) == []
+    assert read(fresh, first) == ["BEGIN"]
+    assert write(fresh, first) == []
+    assert fresh.commit(first) == []
+    assert write(fresh, Transaction()) == ["SAVEPOINT sandbox_1"]
+    assert fresh.finish() == ["ROLLBACK"]
+
+
+def test_the_rollback_of_the_first_is_a_rollback_and_the_next_begins_anew(fresh: Stack) -> None:
+    first = Transaction()
+    write(fresh, first)
+    assert fresh.rollback(first) == ["ROLLBACK"]
+    assert fresh.finish() == []
+    second = Transaction(isolation="SERIALIZABLE")
+    assert write(fresh, second) == ["BEGIN ISOLATION LEVEL SERIALIZABLE"]
+    fail(fresh, second)
+    assert write(fresh, Transaction()) == ["ROLLBACK", "BEGIN"]
+
+
+def test_the_first_one_if_it_only_reads_gives_its_place_away(fresh: Stack) -> None:
+    reader, writer = Transaction(), Transaction()
+    read(fresh, reader)
+    assert write(fresh, writer) == []
+    fresh.commit(writer)
+    assert read(fresh, reader) == ["SAVEPOINT sandbox_1"]
+    assert fresh.rollback(reader) == []
+    assert fresh.poison is None
+
+
+def test_savepoints_of_the_first_are_released_by_the_next(fresh: Stack) -> None:
+    first = Transaction()
+    assert savepoint(fresh, first, "here") == ["BEGIN", "SAVEPOINT sandbox_1"]
+    write(fresh, first)
+    assert fresh.commit(first) == []
+    assert write(fresh, Transaction()) == ["RELEASE SAVEPOINT sandbox_1", "SAVEPOINT sandbox_2"]
+
+
+def test_a_first_one_that_is_read_only_needs_a_savepoint(fresh: Stack) -> None:
+    first = Transaction(read_only=True)
+    assert read(fresh, first) == ["BEGIN", "SAVEPOINT sandbox_1", "SET TRANSACTION READ ONLY"]
+    fresh.commit(first)
+    assert write(fresh, Transaction()) == ["RELEASE SAVEPOINT sandbox_1", "SAVEPOINT sandbox_2"]
+
+
+def test_a_read_only_one_does_not_take_over_the_outer_transaction(fresh: Stack) -> None:
+    read(fresh, Transaction())
+    assert read(fresh, Transaction(read_only=True)) == [
+        "SAVEPOINT sandbox_1",
+        "SET TRANSACTION READ ONLY",
+    ]
 
 
 def test_a_commit_sends_nothing_and_its_release_rides_on_the_next_savepoint(stack: Stack) -> None:
@@ -90,11 +145,11 @@ def test_the_rollback_of_one_that_wrote_is_one_statement(stack: Stack) -> None:
     assert write(stack, Transaction()) == [], "what was rolled back is free for the next"
 
 
-def test_one_that_never_ran_a_statement_sends_nothing(stack: Stack) -> None:
-    assert stack.commit(Transaction()) == []
-    assert stack.rollback(Transaction()) == []
-    assert stack.finish() == []
-    assert not stack.begun
+def test_one_that_never_ran_a_statement_sends_nothing(fresh: Stack) -> None:
+    assert fresh.commit(Transaction()) == []
+    assert fresh.rollback(Transaction()) == []
+    assert fresh.finish() == []
+    assert not fresh.begun
 
 
 def test_the_end_rolls_back_and_leaves_everybody_over(stack: Stack) -> None:
@@ -122,19 +177,16 @@ def test_a_thousand_transactions_pile_nothing_up(stack: Stack) -> None:
 # --- what a transaction is ---------------------------------------------------------------------
 
 
-def test_the_first_ones_isolation_level_is_that_of_the_outer_transaction(stack: Stack) -> None:
-    assert read(stack, Transaction(isolation="SERIALIZABLE")) == [
-        "BEGIN ISOLATION LEVEL SERIALIZABLE",
-        "SAVEPOINT sandbox_1",
-    ]
-    assert stack.isolation == "SERIALIZABLE"
-    assert stack.finish() == ["ROLLBACK"]
-    assert stack.isolation is None
+def test_the_first_ones_isolation_level_is_that_of_the_outer_transaction(fresh: Stack) -> None:
+    sent = read(fresh, Transaction(isolation="SERIALIZABLE"))
+    assert sent == ["BEGIN ISOLATION LEVEL SERIALIZABLE"]
+    assert fresh.isolation == "SERIALIZABLE"
+    assert fresh.finish() == ["ROLLBACK"]
+    assert fresh.isolation is None
 
 
 def test_read_only_is_set_inside_the_savepoint(stack: Stack) -> None:
     assert read(stack, Transaction(read_only=True)) == [
-        "BEGIN",
         "SAVEPOINT sandbox_1",
         "SET TRANSACTION READ ONLY",
     ]

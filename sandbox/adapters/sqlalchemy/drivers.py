@@ -236,7 +236,7 @@ class Asyncpg(Driver):
         real.isolation_level = real._isolation_setting = "autocommit"
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        trips: int = await_only(uninterrupted(_send(real._connection, list(statements))))
+        trips: int = await_only(uninterrupted(_send(real._connection, statements)))
         return trips
 
     def in_transaction(self, real: Any) -> bool:
@@ -266,18 +266,18 @@ class Asyncpg(Driver):
         return closed
 
 
-async def _send(connection: Any, statements: list[str]) -> int:
-    trips = 0
-    if statements[0].startswith("BEGIN"):
-        # asyncpg lets cursors exist only in a transaction that it began itself.
-        level = statements.pop(0).removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
-        await connection.transaction(isolation=_asyncpg_level(level or None)).start()
-        trips += 1
-    if statements == ["ROLLBACK"]:
+async def _send(connection: Any, statements: Sequence[str]) -> int:
+    """Begin and end with asyncpg's own calls: it lets cursors exist only in what it began."""
+    trips, plain = 0, [s for s in statements if s != "ROLLBACK" and not s.startswith("BEGIN")]
+    if "ROLLBACK" in statements:
         await connection._top_xact.rollback()
         trips += 1
-    elif statements:
-        await connection.execute("; ".join(statements))
+    for begin in (s for s in statements if s.startswith("BEGIN")):
+        level = begin.removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
+        await connection.transaction(isolation=_asyncpg_level(level or None)).start()
+        trips += 1
+    if plain:
+        await connection.execute("; ".join(plain))
         trips += 1
     return trips
 

@@ -60,23 +60,13 @@ class Psycopg2(Driver):
             real.deferrable = session.deferrable
 
     def take_over(self, real: Any) -> None:
-        # Not autocommit: psycopg2 would refuse named cursors. It begins by itself, once, before
-        # whatever we send first.
-        if real.autocommit:
-            real.autocommit = False
+        if not real.autocommit:
+            real.autocommit = True
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        if list(statements) == ["ROLLBACK"]:
-            real.rollback()
-            return 1
-        begin = statements[0].startswith("BEGIN")
-        if begin:
-            level = statements[0].removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
-            real.isolation_level = _NUMBERS.get(level, _DEFAULT)
-            statements = statements[1:]
         with real.cursor() as cursor:
-            cursor.execute("; ".join(statements) or "SELECT")
-        return 1 + begin
+            cursor.execute("; ".join(statements))
+        return 1
 
     def in_transaction(self, real: Any) -> bool:
         # TRANSACTION_STATUS_ACTIVE, _INTRANS, _INERROR
@@ -94,6 +84,10 @@ class Psycopg2(Driver):
     ) -> Any:
         if "cursor_factory" in session.extra and "cursor_factory" not in kwargs:
             kwargs = {**kwargs, "cursor_factory": session.extra["cursor_factory"]}
+        if self.holds_server_state(args, kwargs):
+            # psycopg2 sees autocommit, and would refuse a named cursor that ends with a
+            # transaction. The sandbox's never commits, so that there is no difference.
+            kwargs = {**kwargs, "withhold": True}
         return real.cursor(*args, **kwargs)
 
     def text(self, query: Any, real: Any) -> str:
