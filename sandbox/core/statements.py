@@ -41,6 +41,9 @@ class Kind(Enum):
     EMPTY = "empty"
     """Nothing but white space, comments and semicolons."""
 
+    # Members are singletons; Enum's own hash is a Python function, and this one is asked often.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:

@@ -12,14 +12,14 @@ import atexit
 import concurrent.futures
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from sandbox.connection.driver import IO
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Hashable
+    from collections.abc import Callable, Coroutine, Generator, Hashable
     from types import FrameType
 
     from sandbox.connection.mutex import Mutex
@@ -171,26 +171,60 @@ async def _hop(home: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         # It is being cancelled over there too. The connection is free when that has happened.
-        await uninterrupted(asyncio.wrap_future(ended))
+        await uninterrupted(_ended(ended))
         raise
 
 
-async def uninterrupted(awaitable: Awaitable[T]) -> T:
-    """Await to the end, and only then be cancelled: what was done half nobody could go on from."""
-    task = asyncio.ensure_future(awaitable)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if not task.done():
-                cancelled = error
-        except BaseException:  # noqa: BLE001 - result() below raises it
-            break
-    result = task.result()
-    if cancelled is not None:
-        raise cancelled
-    return result
+async def _ended(future: concurrent.futures.Future[None]) -> None:
+    await asyncio.wrap_future(future)
+
+
+class uninterrupted(Generic[T]):  # noqa: N801 - awaited like a function
+    """Await to the end, and only then be cancelled: what was done half nobody could go on from.
+
+    Like ``asyncio.shield`` in a task that is waited for, but without the task: at each point
+    where the coroutine waits for a future, a cancellation is kept until the future is done.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._coroutine.__await__()
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                future: asyncio.Future[Any] | None = next(steps)
+            except StopIteration as stop:
+                if cancelled is not None:
+                    raise cancelled from None
+                result: T = stop.value
+                return result
+            done = False
+            while not done:
+                try:
+                    if future is None:
+                        yield
+                    else:
+                        yield from _wait_for(future)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                done = future is None or future.done()
+
+
+def _wait_for(future: asyncio.Future[Any]) -> Generator[Any, Any, None]:
+    """Wait for another's future without cancelling it when we are."""
+    # The protocol of Future.__await__: the flag says that the task is to wait, and the task
+    # would cancel what it waits for.
+    future._asyncio_future_blocking = False
+    ours: asyncio.Future[None] = future.get_loop().create_future()
+
+    def wake(_: object) -> None:
+        if not ours.done():
+            ours.set_result(None)
+
+    future.add_done_callback(wake)
+    yield from ours.__await__()
 
 
 def run_on(loop: asyncio.AbstractEventLoop, fn: Callable[..., T], /, *args: Any) -> T:
