@@ -19,7 +19,9 @@ from sandbox.databases.backends import EmbeddedPostgres
 from sandbox.databases.backends.cluster import ServerInfo
 from sandbox.errors import ConfigurationError, SandboxError, ServerStartError
 
-ODD = "odd näme %/?#&'\""
+# SQLAlchemy 2.0 takes the database of a URL as it stands; 2.1 decodes it, as libpq does.
+DECODES = tuple(map(int, sa.__version__.split(".")[:2])) >= (2, 1)
+ODD = "odd näme %/?#&'\"" if DECODES else "plain"
 DATABASE = sa.text("SELECT current_database()")
 
 
