@@ -98,6 +98,19 @@ class App:
         self.engines.clear()
 
 
+def terminate(app: App, process: int) -> None:
+    """End a server process and wait until it is gone."""
+    import psycopg
+
+    # In a transaction pg_stat_activity would show what it showed at first.
+    with psycopg.connect(app.outside_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [process])
+        while connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE pid = %s", [process]
+        ).fetchone():
+            pass
+
+
 def _urls(driver: str, server: EmbeddedPostgres | None, directory: Path) -> tuple[str, str]:
     if driver in SQLITE:
         path = directory / f"{driver}.db"

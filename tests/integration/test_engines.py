@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import sandbox
 from sandbox.errors import IsolationLevelWarning, UnsupportedInSandboxError
-from tests.fix_db import App, items
+from tests.fix_db import App, items, terminate
 
 SELECT = sa.select(items.c.name).order_by(items.c.id)
 
@@ -119,6 +119,28 @@ def test_an_exhausted_pool_times_out_as_in_production(make_app: Any) -> None:
             engine.connect()
         assert engine.pool.checkedout() == 1
         held.close()
+
+
+def test_pre_ping(app: App) -> None:
+    engine = app.make_engine(pool_pre_ping=True)
+    with sandbox.sandboxed(engine):
+        for name in "ab":
+            app.run(add, engine, name)
+        assert app.run(seen, engine) == ["a", "b"]
+    assert app.names() == []
+    # On real connections too, where it matters.
+    sandbox.mode(engine, "auto")
+    assert app.run(seen, engine) == []
+
+
+def test_pre_ping_replaces_a_real_connection_that_was_lost(make_app: Any) -> None:
+    app = make_app("psycopg")
+    engine = app.make_engine(pool_pre_ping=True)
+    sandbox.mode(engine, "auto")
+    with engine.connect() as connection:
+        process = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    terminate(app, process)
+    assert seen(engine) == []
 
 
 def test_a_pool_that_the_application_made(make_app: Any) -> None:
@@ -398,7 +420,7 @@ def test_the_asynchronous_drivers_own_connection(make_app: Any) -> None:
                     async with driver.transaction():
                         await driver.execute("INSERT INTO items (name) VALUES ($1)", "b")
                         _ = 1 / 0
-            await driver.copy_records_to_table("items", records=[(7, "c")], columns=["id", "name"])
+            await driver.copy_records_to_table("items", records=[(1_000_000, "c")], columns=["id", "name"])
             await connection.commit()
             return list((await connection.scalars(sa.select(items.c.name))).all())
 

@@ -23,7 +23,7 @@ from sandbox.errors import (
     SandboxEscapeError,
     UnsupportedTargetError,
 )
-from tests.fix_db import App, items
+from tests.fix_db import App, items, terminate
 
 SELECT = sa.select(items.c.name).order_by(items.c.id)
 
@@ -54,17 +54,6 @@ def real_connection(engine: sa.Engine) -> Any:
 def pid(engine: sa.Engine) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0)
-
-
-def terminate(app: App, process: int) -> None:
-    """End a server process and wait until it is gone."""
-    # In a transaction pg_stat_activity would show what it showed at first.
-    with psycopg.connect(app.outside_url, autocommit=True) as connection:
-        connection.execute("SELECT pg_terminate_backend(%s)", [process])
-        while connection.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE pid = %s", [process]
-        ).fetchone():
-            pass
 
 
 # -- escapes -------------------------------------------------------------------------------------

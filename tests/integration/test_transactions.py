@@ -273,15 +273,6 @@ def server_side_cursor(engine: sa.Engine) -> None:
         assert len([row for part in result.partitions() for row in part]) == 120
 
 
-def pre_ping(engine: sa.Engine) -> None:
-    engine.pool._pre_ping = True
-    for name in "ab":
-        with engine.begin() as connection:
-            add(connection, name)
-    with engine.connect() as connection:
-        assert names(connection) == ["a", "b"]
-
-
 def schema_changes_are_contained(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE extra (id integer primary key)")
@@ -321,7 +312,6 @@ CASES: tuple[Case, ...] = (
     a_reader_left_open_hinders_nobody,
     executemany_and_returning,
     server_side_cursor,
-    pre_ping,
     schema_changes_are_contained,
     dispose_keeps_the_sandbox,
 )
