@@ -7,8 +7,6 @@ is the reason that sandbox's users know what to do next.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 __all__ = (
     "AlreadyOwnerError",
     "AlreadySharedError",
@@ -21,7 +19,6 @@ __all__ = (
     "NotOwnerError",
     "OwnerExitedError",
     "OwnershipError",
-    "OwnershipTimeoutError",
     "SandboxBusyError",
     "SandboxError",
     "SandboxEscapeError",
@@ -49,10 +46,6 @@ class OwnershipError(SandboxError):
 
 class OwnerExitedError(OwnershipError):
     """The caller's owner has checked in: this thread or task outlived its test."""
-
-
-class OwnershipTimeoutError(OwnershipError):
-    """The owner held its sandbox for longer than it said it would."""
 
 
 class AlreadyOwnerError(SandboxError):
@@ -113,5 +106,3 @@ class UnsafeDatabaseError(SandboxError):
 
 class IsolationLevelWarning(UserWarning):
     """A transaction asked for a stronger isolation level than its sandbox began with."""
-
-    __docs__: ClassVar[str] = "docs/reference/errors.md#isolationlevelwarning"

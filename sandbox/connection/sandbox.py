@@ -91,7 +91,8 @@ class Sandbox:
         warnings.warn(
             f"{where} asked for {asked}, but the transaction that contains {self.label} began"
             f" with {given or 'the default level'} and cannot be changed. Check out with"
-            f" isolation_level={asked!r}, or let the first transaction of the test ask for it.",
+            f" isolation_level={asked!r}, or let the first transaction of the test ask for it."
+            f" See docs/reference/errors.md#isolationlevelwarning",
             IsolationLevelWarning,
             stacklevel=2,
         )

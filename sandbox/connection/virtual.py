@@ -142,6 +142,8 @@ class VirtualConnection:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in self._virtual and name in self._session.extra:
+            return self._session.extra[name]
         return getattr(self._any_real(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:

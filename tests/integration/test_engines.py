@@ -385,6 +385,7 @@ def test_a_row_factory_is_the_virtual_connections_own(make_app: Any) -> None:
     with sandbox.sandboxed(engine):
         raw: Any = engine.raw_connection()
         raw.dbapi_connection.row_factory = sqlite3.Row
+        assert raw.dbapi_connection.row_factory is sqlite3.Row
         row = raw.dbapi_connection.execute("SELECT 1 AS one").fetchone()
         assert row["one"] == 1
         raw.close()
@@ -420,7 +421,9 @@ def test_the_asynchronous_drivers_own_connection(make_app: Any) -> None:
                     async with driver.transaction():
                         await driver.execute("INSERT INTO items (name) VALUES ($1)", "b")
                         _ = 1 / 0
-            await driver.copy_records_to_table("items", records=[(1_000_000, "c")], columns=["id", "name"])
+            await driver.copy_records_to_table(
+                "items", records=[(1_000_000, "c")], columns=["id", "name"]
+            )
             await connection.commit()
             return list((await connection.scalars(sa.select(items.c.name))).all())
 
@@ -480,7 +483,8 @@ def test_a_stronger_level_that_comes_too_late_is_warned_about(pg_app: App) -> No
     def case() -> None:
         add(engine, "a")
         serializable = engine.execution_options(isolation_level="SERIALIZABLE")
-        with pytest.warns(IsolationLevelWarning, match="asked for SERIALIZABLE"):
+        expected = "asked for SERIALIZABLE.*#isolationlevelwarning"
+        with pytest.warns(IsolationLevelWarning, match=expected):
             assert seen(serializable) == ["a"]
         with engine.connect() as connection:
             with pytest.warns(IsolationLevelWarning):
