@@ -149,10 +149,11 @@ class SharedConnection:
     @contextmanager
     def held(self, io: IO, transaction: Transaction, statement: Statement) -> Iterator[Any]:
         """Have the real connection alone for a conversation with it, such as a COPY."""
-        with self._turn(io, transaction, statement.kind):
+        # Also one that reads waits for those above it: a guard would not outlast its first words.
+        with self._turn(io, transaction, Kind.WRITE):
             self.sandbox.stats.statements += 1
             try:
-                self._enter(io, transaction, statement.kind)
+                self._enter(io, transaction, Kind.WRITE)
                 yield self.real
             except BaseException as error:
                 self._failed(transaction, error, statement)
@@ -169,6 +170,7 @@ class SharedConnection:
         if not self.stack.begun and io.can_wait():
             with self._turn(io, Transaction(), Kind.READ):
                 self._send(io, self.stack.settle())
+                self.stack.pin()
 
     def move(
         self,

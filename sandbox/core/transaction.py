@@ -213,6 +213,13 @@ class Stack:
             sql.append(self._begin(transaction))
         return sql
 
+    def pin(self) -> None:
+        """Something that no transaction accounts for happens in the outer one.
+
+        So it must not be undone by the rollback of whoever comes first.
+        """
+        self._fresh = False
+
     def savepoint(self, transaction: Transaction, label: str) -> str:
         """The statement to send for the application's SAVEPOINT; the transaction is on top."""
         if transaction.failed:

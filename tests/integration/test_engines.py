@@ -13,7 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import sandbox
-from sandbox.errors import IsolationLevelWarning, UnsupportedInSandboxError
+from sandbox.errors import (
+    IsolationLevelWarning,
+    SandboxBusyError,
+    UnsupportedInSandboxError,
+)
 from tests.fix_db import App, items, terminate
 
 SELECT = sa.select(items.c.name).order_by(items.c.id)
@@ -632,6 +636,24 @@ def test_psycopg_copy_and_stream(make_app: Any) -> None:
     assert app.names() == []
 
 
+def test_a_copy_waits_for_those_above_it(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.connection.shared.BUSY_AFTER", 0.05)
+    engine = make_app("psycopg").make_engine()
+    with sandbox.sandboxed(engine):
+        lower, upper = engine.raw_connection(), engine.raw_connection()
+        lower.cursor().execute("INSERT INTO items (name) VALUES ('a')")
+        upper.cursor().execute("INSERT INTO items (name) VALUES ('b')")
+        cursor: Any = lower.cursor()
+        with pytest.raises(SandboxBusyError), cursor.copy("COPY items TO STDOUT") as copy:
+            copy.read()
+        upper.rollback()
+        with cursor.copy("COPY items (name) TO STDOUT") as copy:
+            assert b"".join(copy) == b"a\n"
+        lower.commit()
+        lower.close()
+        upper.close()
+
+
 def test_psycopg2_copy(make_app: Any) -> None:
     import io
 
@@ -655,6 +677,8 @@ def test_what_we_do_not_understand_is_contained_all_the_same(make_app: Any) -> N
     with sandbox.sandboxed(engine):
         raw: Any = engine.raw_connection()
         raw.dbapi_connection.pgconn.exec_(b"INSERT INTO items (name) VALUES ('a')")
+        raw.cursor().execute("INSERT INTO items (name) VALUES ('b')")
+        raw.rollback()
         raw.close()
         assert seen(engine) == ["a"]
     assert app.names() == []
