@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sandbox.connection.shared import SharedConnection
 from sandbox.core.statements import split
+from sandbox.errors import UnsupportedInSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +199,12 @@ class VirtualCursor:
 
         def call(real: Any, replaced: str | None) -> Any:
             if replaced is not None:
+                if any(args):
+                    raise UnsupportedInSandboxError(
+                        f"A script that controls transactions by itself cannot be given"
+                        f" parameters in a sandbox: {replaced[:80]!r} was not sent. Send its"
+                        f" statements one by one, or let the driver commit."
+                    )
                 return getattr(real, "execute")(replaced)  # noqa: B009
             return getattr(real, method)(query, *args, **kwargs)
 

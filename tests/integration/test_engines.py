@@ -557,6 +557,16 @@ def test_a_script_that_commits_is_contained(make_app: Any) -> None:
     assert app.names() == []
 
 
+def test_a_script_with_parameters_that_commits_is_refused(make_app: Any) -> None:
+    engine = make_app("psycopg2").make_engine()
+    with sandbox.sandboxed(engine):
+        raw = engine.raw_connection()
+        with pytest.raises(UnsupportedInSandboxError, match="parameters"):
+            raw.cursor().execute("INSERT INTO items (name) VALUES (%s); COMMIT", ["a"])
+        raw.close()
+        assert seen(engine) == []
+
+
 # -- in-memory SQLite ----------------------------------------------------------------------------
 
 
