@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 import sandbox
 from sandbox.databases.backends import EmbeddedPostgres
+from sandbox.databases.backends.rundir import is_abandoned
 
 # The loop that serves asyncpg connections lives as long as the process, like a logger's queue.
 LOOP = "sandbox-loop"
@@ -33,10 +35,11 @@ def _children() -> set[str]:
     return found
 
 
-def _directories() -> set[Path]:
-    """Where servers and files of runs lie; those of other runs on the machine come and go."""
+def _abandoned() -> set[Path]:
+    """Directories of runs that nobody holds: those of others on the machine are held."""
     places = (Path("/dev/shm"), Path(tempfile.gettempdir()))
-    return {path for place in places for path in place.glob("sandbox-[a-z]*")}
+    runs = {path for place in places for path in place.glob(f"sandbox-{os.getuid()}/pg-*")}
+    return {path for path in runs if is_abandoned(path)}
 
 
 def _tasks() -> list[Any]:
@@ -71,7 +74,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if "server" in request.fixturenames:
         # It outlives the test that needed it first.
         server = request.getfixturevalue("server")
-    threads, children, directories = _threads(), _children(), _directories()
+    threads, children, abandoned = _threads(), _children(), _abandoned()
     connections = _connections(server) if server is not None else set()
     yield
     for thread in _threads() - threads:
@@ -82,7 +85,12 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not tasks, f"tasks left running: {tasks}"
     new = _children() - children
     assert not new, f"processes left running: {new}"
-    assert not _directories() - directories, "directories left behind"
+    directories = _abandoned() - abandoned
+    if directories:
+        # The last holder's watchdog is about to remove it.
+        threading.Event().wait(0.5)
+        directories &= _abandoned()
+    assert not directories, f"directories left behind: {directories}"
     if server is not None:
         open_ = _connections(server) - connections
         if open_:
