@@ -160,6 +160,8 @@ def checkin(target: object = None) -> None:
         database, _ = _claim(target)
         owner = _registry.require_own(database)
         taken = [held for held in _registry.holdings(owner) if held[0] == database]
+    for _, sandbox in taken:
+        sandbox.check_closable()
     escapes: list[str] = []
     for database, sandbox in taken:
         _registry.checkin(owner, database)
@@ -175,10 +177,15 @@ def checkin(target: object = None) -> None:
 
 
 async def acheckin(target: object = None) -> None:
-    """As :func:`checkin`, from inside an event loop: waits without blocking it."""
+    """As :func:`checkin`, from inside an event loop: waits without blocking it.
+
+    Cancelled, it ends what it has begun before it lets the cancellation through.
+    """
     from sqlalchemy.util.concurrency import greenlet_spawn
 
-    await greenlet_spawn(checkin, target)
+    from sandbox.adapters.sqlalchemy.io import uninterrupted
+
+    await uninterrupted(greenlet_spawn(checkin, target))
 
 
 class sandboxed:  # noqa: N801 - used as a function

@@ -14,9 +14,10 @@ from sandbox.core.statements import split
 from sandbox.errors import UnsupportedInSandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sandbox.connection.virtual import VirtualConnection
+    from sandbox.core.transaction import Transaction
 
 __all__ = ("VirtualCursor",)
 
@@ -33,6 +34,8 @@ class VirtualCursor:
         set_(self, "_kwargs", kwargs)
         set_(self, "_real", None)
         set_(self, "_parent", None)
+        set_(self, "_shared", None)
+        set_(self, "_transaction", None)
         set_(self, "_settings", {})
         set_(self, "_closed", False)
         set_(self, "_held", connection._driver.holds_server_state(args, kwargs))
@@ -43,6 +46,8 @@ class VirtualCursor:
         _kwargs: dict[str, Any]
         _real: Any
         _parent: Any
+        _shared: SharedConnection | None
+        _transaction: Transaction | None
         _settings: dict[str, Any]
         _closed: bool
         _held: bool
@@ -61,6 +66,16 @@ class VirtualCursor:
         """sqlite3's: commit what is pending, then run each statement by itself."""
         connection, session = self.connection, self.connection._session
         connection.commit()
+        target = connection._bind()
+        if not isinstance(target, SharedConnection):
+            try:
+                connection._io.call(
+                    target.real, lambda: self._open(target.real).executescript(script)
+                )
+            finally:
+                if not connection._still_in_transaction(target):
+                    connection._unbind()
+            return self
         before, session.autocommit = session.autocommit, True
         try:
             for piece in split(script):
@@ -130,10 +145,12 @@ class VirtualCursor:
         real = self._real
         if real is None:
             return
-        if self._held and self.connection._io.can_wait():
-            self.connection._io.call(self._parent, real.close)
-        elif not self._held:
+        if not self._held:
             real.close()
+        elif self._is_on_server():
+            self._on_server(real.close)
+        else:
+            self.connection._driver.forget_cursor(real)
 
     def __enter__(self) -> Self:
         return self
@@ -166,8 +183,12 @@ class VirtualCursor:
 
     def _open(self, parent: Any) -> Any:
         """The real cursor on that connection. Runs where the connection lives."""
+        connection = self.connection
+        if self._held:
+            target = connection._target
+            self._shared = target if isinstance(target, SharedConnection) else None
+            self._transaction = connection._transaction
         if self._real is None or self._parent is not parent:
-            connection = self.connection
             self._real = connection._driver.open_cursor(
                 parent, connection._session, self._args, self._kwargs
             )
@@ -215,13 +236,25 @@ class VirtualCursor:
         real = self._real if self._real is not None else self._opened()
         if not self._held:
             return getattr(real, method)(*args, **kwargs)
-        connection = self.connection
-        target, transaction = connection._target, connection._transaction
-        if transaction is None or not isinstance(target, SharedConnection):
-            return connection._io.call(self._parent, getattr(real, method), *args, **kwargs)
-        return target.fetch(
-            connection._io, transaction, lambda: getattr(real, method)(*args, **kwargs)
-        )
+        return self._on_server(lambda: getattr(real, method)(*args, **kwargs))
+
+    def _on_server(self, call: Callable[[], Any]) -> Any:
+        """Do what a cursor that lives on the server does there."""
+        connection, shared = self.connection, self._shared
+        if shared is None:
+            return connection._io.call(self._parent, call)
+        transaction = connection._transaction
+        ours = transaction is not None and transaction is self._transaction
+        return shared.fetch(connection._io, transaction if ours else None, call)
+
+    def _is_on_server(self) -> bool:
+        """Whether there is anything to close: it goes with its transaction, and with a failure."""
+        shared, transaction = self._shared, self._transaction
+        if not self.connection._io.can_wait():
+            return False
+        if shared is None or transaction is None:
+            return shared is None or not shared.ended
+        return not (shared.ended or transaction.over or transaction.failed)
 
     @contextmanager
     def _conversation(self, query: Any) -> Iterator[Any]:
@@ -232,6 +265,7 @@ class VirtualCursor:
 
 _CURSOR_SLOTS = frozenset(
     ["connection", "_args", "_kwargs", "_real", "_parent", "_settings", "_closed", "_held"]
+    + ["_shared", "_transaction"]
 )
 _BEFORE: dict[str, Any] = {
     "description": None,

@@ -64,6 +64,11 @@ class IO:
         """The same for a caller outside of any connection: a fixture's end, the exit."""
         raise NotImplementedError
 
+    def reaches(self, real: Any) -> bool:
+        """Whether :meth:`run` can get there from here."""
+        del real
+        return True
+
     def can_wait(self) -> bool:
         """Whether I/O is possible right here; it is not while garbage is collected."""
         return True
@@ -162,6 +167,9 @@ class Driver:
     def holds_server_state(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether a cursor made with these arguments lives on the server (fetches do I/O)."""
         return bool(args and args[0]) or bool(kwargs.get("name") or kwargs.get("server_side"))
+
+    def forget_cursor(self, real: Any) -> None:
+        """Mark a cursor closed that is on the server no more: no I/O, and no complaint later."""
 
     def text(self, query: Any, real: Any) -> str:
         """The SQL text of whatever the driver accepts as a query."""

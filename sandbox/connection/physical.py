@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class PhysicalConnection:
         self.driver = driver
         self.io = io
         self.home = home
-        self._prepared_for: set[Source] = set()
+        # It outlives most engines: an application may make one for each of its tests.
+        self._prepared_for: weakref.WeakSet[Source] = weakref.WeakSet()
         self.schema_changed = False
         self._close = close
         self._discard = discard
@@ -96,8 +98,8 @@ class Source(Protocol):
     def borrow(self, *, fresh: bool = False) -> PhysicalConnection:
         """One for a sandbox, prepared: an idle one that earlier sandboxes used, or a new one."""
 
-    def give_back(self, physical: PhysicalConnection) -> None:
-        """The sandbox has rolled everything back; the connection is as it was."""
+    def give_back(self, physical: PhysicalConnection, *, reusable: bool = True) -> None:
+        """The sandbox has ended; if ``reusable``, everything is rolled back and as it was."""
 
     def prepare_inside(self, shared: SharedConnection) -> None:
         """Run the listeners of a source that comes when the sandbox's transaction has begun."""

@@ -7,8 +7,9 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox.connection.shared import SharedConnection
-from sandbox.errors import IsolationLevelWarning, OwnerExitedError
+from sandbox.connection.mutex import Mutex
+from sandbox.connection.shared import BUSY_AFTER, SharedConnection
+from sandbox.errors import IsolationLevelWarning, OwnerExitedError, SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -47,6 +48,7 @@ class Sandbox:
         self.isolation_level: str | None = None
         self.stats = Stats()
         self._lock = threading.Lock()
+        self._opening = Mutex()
         self._shared: dict[Hashable, tuple[SharedConnection, Source]] = {}
         self._closed = False
 
@@ -65,26 +67,46 @@ class Sandbox:
 
     def connection(self, source: Source) -> SharedConnection:
         """The real connection for this kind of source; the first caller opens it."""
-        key = source.key
-        entry = self._shared.get(key)
+        entry = self._shared.get(source.key)
         if entry is None:
-            physical = source.borrow()
-            with self._lock:
-                entry = self._shared.get(key)
-                if entry is None and not self._closed:
-                    entry = self._shared[key] = (
-                        SharedConnection(physical, self, lambda: source.borrow(fresh=True)),
-                        source,
-                    )
-            if entry is None or entry[0].physical is not physical:
-                source.give_back(physical)
-            if entry is None:
-                raise OwnerExitedError(f"{self!r} was checked in while this caller was binding.")
+            # Threads that come first at once wait for one connection rather than opening many.
+            # Not for ever: a listener that runs meanwhile may itself ask for a connection.
+            held = source.io.lock(self._opening, BUSY_AFTER)
+            try:
+                entry = self._shared.get(source.key) or self._open(source)
+            finally:
+                if held:
+                    self._opening.release()
         shared = entry[0]
         if not shared.is_prepared_for(source):
             shared.prepared(source)
             source.prepare_inside(shared)
         return shared
+
+    def _open(self, source: Source) -> tuple[SharedConnection, Source]:
+        physical = source.borrow()
+        with self._lock:
+            entry = self._shared.get(source.key)
+            if entry is None and not self._closed:
+                entry = self._shared[source.key] = (
+                    SharedConnection(physical, self, lambda: source.borrow(fresh=True)),
+                    source,
+                )
+        if entry is None or entry[0].physical is not physical:
+            source.give_back(physical)
+        if entry is None:
+            raise OwnerExitedError(f"{self!r} was checked in while this caller was binding.")
+        return entry
+
+    def check_closable(self) -> None:
+        """Raise SandboxError if close() could not wait for the connection from here."""
+        for shared, source in list(self._shared.values()):
+            if not source.io.reaches(shared.real):
+                raise SandboxError(
+                    f"The connection of {self.label} lives on the event loop that is running here,"
+                    f" which cannot wait for itself. Nothing was rolled back yet: use"
+                    f" `await sandbox.acheckin()`, or `async with sandbox.sandboxed(...)`."
+                )
 
     def warn_isolation(self, where: str, asked: str | None, given: str | None) -> None:
         """Say that a transaction gets a weaker isolation level than it asked for."""
@@ -111,9 +133,6 @@ class Sandbox:
             escaped = shared.finish(source.io)
             if escaped is not None:
                 escapes.append(escaped)
-            if shared.reusable:
-                source.give_back(shared.physical)
-            else:
-                shared.physical.close()
+            source.give_back(shared.physical, reusable=shared.reusable)
             source.io.left()
         return escapes

@@ -45,6 +45,7 @@ END_AFTER: Final = 1.0
 LOOK_AFTER: Final = 0.1
 """Seconds after which a waiter looks again: those who were garbage collected tell nobody."""
 
+_FETCH: Final = Statement(Kind.READ, "FETCH")
 _REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
 
 
@@ -82,6 +83,11 @@ class SharedConnection:
         """Whether it can no longer be used."""
         return self._broken is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether everything done on it is gone: checked in, lost, or committed by somebody."""
+        return self._closed or self._broken is not None or self._escaped is not None
+
     def is_prepared_for(self, source: Source) -> bool:
         """Whether the listeners of that engine have run, on the connection or in the sandbox."""
         return self.physical.is_prepared_for(source) or source in self._prepared_for
@@ -105,7 +111,8 @@ class SharedConnection:
         if self._on_top is transaction and self._mutex.acquire(0):
             try:
                 # Nobody has moved on the stack since its last statement: it need not be asked.
-                if self._on_top is transaction and not statement.ddl:
+                # A statement that ran during the check-in has set _on_top after finish() did.
+                if self._on_top is transaction and not (statement.ddl or self._closed):
                     return self._run_on_top(io, transaction, statement, call)
             finally:
                 self._mutex.release()
@@ -160,10 +167,15 @@ class SharedConnection:
                 raise
             self._check_contained(statement)
 
-    def fetch(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
-        """Get rows of a cursor that lives on the server."""
-        with self._turn(io, transaction, Kind.READ):
-            return io.call(self.real, call)
+    def fetch(self, io: IO, transaction: Transaction | None, call: Callable[[], T]) -> T:
+        """Get rows of a cursor that lives on the server, or close it: a statement like any other.
+
+        None: its transaction is over, and the server will probably say so.
+        """
+        if transaction is None:
+            alone = Transaction(where="a cursor", thread=io.thread())
+            return self.run(io, alone, _FETCH, call, finish=True)
+        return self.run(io, transaction, _FETCH, call)
 
     def ensure_begun(self, io: IO) -> None:
         """Begin the outer transaction, for calls to the driver that we do not understand."""
@@ -228,7 +240,7 @@ class SharedConnection:
 
     def rollback(self, io: IO, transaction: Transaction) -> None:
         """The application's ROLLBACK; nothing is sent for a transaction that only read."""
-        if self._closed or self._broken or self._escaped:
+        if self.ended:
             transaction.over = True
             return
         with self._turn(io, transaction, Kind.ROLLBACK):
@@ -241,6 +253,8 @@ class SharedConnection:
         """
         self.stack.abandon(transaction)
         self._on_top = None
+        if self._closed:
+            transaction.over = True
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -254,12 +268,15 @@ class SharedConnection:
         self._on_top = None
         # The caller may be a plain hook although the connection is asynchronous: a statement
         # that still runs there may need the very thread that waits here, so not for long.
-        held = self._mutex.acquire(END_AFTER)
+        can_wait = io.can_wait()
+        held = io.lock(self._mutex, END_AFTER) if can_wait else self._mutex.acquire(END_AFTER)
         if not held:
             self._broken = f"a statement of {self._holder} was still running"
         try:
             if self._broken is None and self._escaped is None:
-                if self.stack.begun and not self.driver.in_transaction(self.real):
+                if self.driver.lost(self.real):
+                    self._broken = "the server or the network ended it"
+                elif self.stack.begun and not self.driver.in_transaction(self.real):
                     self._escaped = "something the sandbox did not see"
                 elif self.stack.begun:
                     sql = self.stack.finish()
@@ -343,7 +360,7 @@ class SharedConnection:
         finally:
             self.sandbox.stats.waits += 1
             self.sandbox.stats.waited += time.monotonic() - began
-            if signal in self._waiters:
+            with suppress(ValueError):  # it was told
                 self._waiters.remove(signal)
 
     def _notify(self) -> None:

@@ -217,8 +217,12 @@ class VirtualConnection:
         if target is None:
             return
         if not isinstance(target, SharedConnection):
-            self._unbind()
-            self._io.call(target.real, getattr(target.real, how))
+            try:
+                self._io.call(target.real, getattr(target.real, how))
+            finally:
+                # SQLite may refuse a commit and keep the transaction: it is still ours to end.
+                if how == "rollback" or not self._still_in_transaction(target):
+                    self._unbind()
             return
         try:
             if transaction is not None:
@@ -227,6 +231,9 @@ class VirtualConnection:
             # Interrupted while it waited for its turn, it is still ours to end.
             if transaction is None or transaction.over:
                 self._unbind()
+
+    def _still_in_transaction(self, own: PhysicalConnection) -> bool:
+        return not self._driver.lost(own.real) and bool(self._driver.in_transaction(own.real))
 
     def _leave(self, *, wait: bool) -> None:
         target, transaction, own = self._target, self._transaction, self._own

@@ -121,9 +121,18 @@ class Registry(Generic[S]):
     # -- databases and modes ----------------------------------------------------------------
 
     def know(self, database: Hashable, name: str) -> None:
-        """Start to watch over a database; idempotent."""
+        """Start to watch over a database; idempotent.
+
+        A database that can end says so by an attribute ``gone``: it is forgotten then.
+        """
         with self._lock:
-            self._databases.setdefault(database, _Database(name))
+            if database not in self._databases:
+                self._databases = {
+                    key: entry
+                    for key, entry in self._databases.items()
+                    if entry.held or not getattr(key, "gone", False)
+                }
+                self._databases[database] = _Database(name)
 
     def knows(self, database: Hashable) -> bool:
         """Whether callers of this database are to be looked up at all."""

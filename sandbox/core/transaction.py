@@ -289,10 +289,10 @@ class Stack:
     def finish(self) -> list[str]:
         """End the outer transaction: nothing of it remains."""
         begun = self.begun
-        for frame in self.frames:
-            if frame.transaction is not None:
-                frame.transaction.over = True
-                frame.transaction.frames.clear()
+        here = [frame.transaction for frame in self.frames if frame.transaction is not None]
+        for transaction in (*here, *self._abandoned):
+            transaction.over = True
+            transaction.frames.clear()
         self.frames.clear()
         self._abandoned.clear()
         self.begun = False

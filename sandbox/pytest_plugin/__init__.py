@@ -15,6 +15,7 @@ from sandbox.pytest_plugin import fixtures
 from sandbox.pytest_plugin.items import HOOKS, ItemHooks
 from sandbox.pytest_plugin.run import RUN, Run
 from sandbox.pytest_plugin.settings import Settings, add_options
+from sandbox.pytest_plugin.tracebacks import hide_our_frames
 
 __all__ = ()
 
@@ -71,6 +72,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say where the tests run."""
     return config.stash[RUN].describe()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """Before the report of a failure is written."""
+    if call.excinfo is not None:
+        hide_our_frames()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

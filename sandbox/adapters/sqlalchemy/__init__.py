@@ -19,6 +19,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from sandbox.adapters.sqlalchemy.drivers import driver_for
 from sandbox.adapters.sqlalchemy.identity import (
+    PrivateDatabase,
     database_of_connection,
     database_of_url,
     describe,
@@ -136,7 +137,7 @@ class SQLAlchemyAdapter:
         with self._lock:
             if is_adopted(engine.pool):
                 return
-            source = EngineSource(engine, database, self._idle, self._registry.find, self._sources)
+            source = EngineSource(engine, database, self._idle, self._registry.find, self._every)
             self._sources.add(source)
             self._listen(engine, source)
             old = engine.pool
@@ -147,6 +148,10 @@ class SQLAlchemyAdapter:
                 # As Engine.dispose() does: idle connections are closed, those in use when they
                 # come back to the old pool.
                 _dispose(engine, old)
+
+    def _every(self) -> list[EngineSource]:
+        with self._lock:
+            return list(self._sources)
 
     def _listen(self, engine: Engine, source: EngineSource) -> None:
         def do_connect(
@@ -166,12 +171,12 @@ class SQLAlchemyAdapter:
         if database is None:
             database = self._find_database(engine, here=here)
             with self._lock:
-                self._databases[engine] = database
+                database = self._databases.setdefault(engine, database)
         return database
 
     def _find_database(self, engine: Engine, *, here: bool) -> Hashable:
         if in_memory(engine.url):
-            return ("memory", weakref.ref(engine))
+            return PrivateDatabase(engine)
         if not has_own_creator(engine):
             return database_of_url(engine.url)
 
@@ -189,7 +194,7 @@ class SQLAlchemyAdapter:
             database = run_on(background_loop(), look)
         else:
             database = look()
-        return ("engine", weakref.ref(engine)) if database is None else database
+        return PrivateDatabase(engine) if database is None else database
 
 
 def _dispose(engine: Engine, pool: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,26 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL, Engine
 
-__all__ = ("database_of_connection", "database_of_url", "describe", "has_own_creator", "in_memory")
+__all__ = (
+    "PrivateDatabase",
+    "database_of_connection",
+    "database_of_url",
+    "describe",
+    "has_own_creator",
+    "in_memory",
+)
+
+
+class PrivateDatabase:
+    """A database that only this engine can reach, and that ends with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the engine is no more."""
+        return self._engine() is None
 
 
 def has_own_creator(engine: Engine) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from sandbox.connection.driver import IO
+from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Hashable
@@ -52,7 +53,11 @@ class _Background:
                 self._thread = threading.Thread(
                     target=loop.run_forever, name="sandbox-loop", daemon=True
                 )
+                # Until then is_running() would say no, and a caller would run it himself.
+                running = threading.Event()
+                loop.call_soon(running.set)
                 self._thread.start()
+                running.wait()
                 atexit.register(self.stop)
             return self._loop
 
@@ -120,28 +125,45 @@ class HomeIO(GreenletIO):
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._seen: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._lasting: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._shunned: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        """They stood still when others needed them: one sandbox, used by several loops in turn."""
 
     def home(self) -> Hashable:
         loop = running_loop()
         if loop is not None:
-            self._seen.add(loop)
-            if loop in self._lasting:
-                return loop
+            with self._lock:
+                self._seen.add(loop)
+                if loop in self._lasting and loop not in self._shunned:
+                    return loop
         return background_loop()
 
     def shelter(self) -> Hashable:
         return background_loop()
 
     def left(self) -> None:
-        self._lasting = weakref.WeakSet(loop for loop in self._seen if not loop.is_closed())
+        with self._lock:
+            self._lasting = weakref.WeakSet(loop for loop in self._seen if not loop.is_closed())
 
     def call(self, real: Any, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         home = self._loop_of(real)
         if home is running_loop():
             return fn(*args, **kwargs)
+        if not home.is_running():
+            with self._lock:
+                self._shunned.add(home)
+            raise SandboxError(
+                "This sandbox's asyncpg connection was opened on an event loop that is not running"
+                " now, so that the loop that is running cannot use it. Let the fixtures and the"
+                " test of one sandbox run on one loop (pytest-asyncio: the same loop_scope). From"
+                " the next sandbox on, the connection lives on a loop that always runs."
+            )
         return hop(home, fn, *args, **kwargs)
+
+    def reaches(self, real: Any) -> bool:
+        return bool(in_greenlet()) or self._loop_of(real) is not running_loop()
 
     def _loop_of(self, real: Any) -> asyncio.AbstractEventLoop:
         # asyncpg keeps the loop that it was made on.
@@ -164,8 +186,6 @@ async def _hop(home: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T
         finally:
             ended.set_result(None)
 
-    if home.is_closed():
-        coroutine.close()
     future = asyncio.run_coroutine_threadsafe(run(), home)
     try:
         return await asyncio.wrap_future(future)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sandbox.adapters.sqlalchemy.drivers import driver_for
 from sandbox.adapters.sqlalchemy.identity import describe, in_memory
 from sandbox.adapters.sqlalchemy.io import hop, running_loop
+from sandbox.connection.mutex import Mutex
 from sandbox.connection.physical import PhysicalConnection
+from sandbox.errors import SandboxBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable
+    from collections.abc import Callable, Hashable
 
     from sqlalchemy.engine import Engine
     from sqlalchemy.pool import Pool
@@ -67,6 +70,25 @@ class Idle:
         with self._lock:
             self._idle.setdefault(key, []).append(physical)
 
+    def put_first(self, key: Hashable, physical: PhysicalConnection) -> bool:
+        """Keep it if there is no other of that kind; whether it was kept."""
+        with self._lock:
+            some = self._idle.setdefault(key, [])
+            if not some:
+                some.append(physical)
+            return physical in some
+
+    def sweep(self) -> None:
+        """Let go of those whose event loop was closed: nobody will take them any more."""
+        with self._lock:
+            stranded = [
+                self._idle.pop(key)
+                for key, some in list(self._idle.items())
+                if some and _is_closed(some[0].home)
+            ]
+        for physical in [physical for some in stranded for physical in some]:
+            physical.discard()
+
     def close(self) -> None:
         """Close them all."""
         with self._lock:
@@ -84,7 +106,7 @@ class EngineSource:
         database: Hashable,
         idle: Idle,
         find: Callable[[Hashable], Sandbox | PassThrough],
-        every: Collection[EngineSource],
+        every: Callable[[], list[EngineSource]],
     ) -> None:
         found = driver_for(engine.dialect)
         assert found is not None
@@ -100,14 +122,16 @@ class EngineSource:
         )
         self._idle = idle
         self._find = find
-        self._all = every
+        self._every = every
         self._session: Session | None = None
         self._key: Hashable = None
         self._arguments: Hashable = None
         # A database in memory is its connection: everybody has to use the same one.
         self._single = in_memory(engine.url)
         self._only: PhysicalConnection | None = None
-        self._lock = threading.Lock()
+        self._lent = False
+        self._kept: Any = None
+        self._first = Mutex()
 
     # -- the adapter's side ----------------------------------------------------------------
 
@@ -135,12 +159,14 @@ class EngineSource:
         """
         physical = self.open()
         if self._single:
-            self._only = physical
-        elif self._find_quietly():
+            return
+        kind: Hashable = _SPARE
+        if self._find_quietly():
             self._take_over(physical)
-            self._idle.put((self.key, physical.home), physical)
-        else:
-            self._idle.put((self.key, _SPARE), physical)
+            kind = physical.home
+        # An application may make an engine for each test: one such connection is enough.
+        if not self._idle.put_first((self.key, kind), physical):
+            physical.close()
 
     def _find_quietly(self) -> bool:
         from sandbox.core.ownership import PASS_THROUGH
@@ -178,6 +204,17 @@ class EngineSource:
         return self._open(self.io.shelter())
 
     def _open(self, home: Hashable) -> PhysicalConnection:
+        if not self._single:
+            return self._make(home)
+        held = self.io.lock(self._first, None)
+        try:
+            self._only = self._only or self._make(home)
+            return self._only
+        finally:
+            if held:
+                self._first.release()
+
+    def _make(self, home: Hashable) -> PhysicalConnection:
         if home is None or home is running_loop():
             record = self._create()
         else:
@@ -205,23 +242,36 @@ class EngineSource:
 
     def _borrow(self, *, fresh: bool) -> PhysicalConnection:
         if self._single:
-            only = self._only = self._only or self.open()
-            self._take_over(only)
+            only = self.open()
+            if self._lent:
+                raise SandboxBusyError(
+                    f"A database in memory is one connection, and another sandbox has that of"
+                    f" {self.name}. Check that one in first, or give the tests that run at once a"
+                    f" database in a file."
+                )
             self._lent = True
+            self._take_over(only)
             return only
         home = self.io.home()
         physical = self._idle.take((self.key, home)) if not fresh else None
         if physical is None or self.driver.lost(physical.real):
+            self._idle.sweep()
             physical = self._open(home)
             self._take_over(physical)
         return physical
 
-    def give_back(self, physical: PhysicalConnection) -> None:
-        """Rolled back: as it was."""
+    def give_back(self, physical: PhysicalConnection, *, reusable: bool = True) -> None:
+        """Keep it for the next sandbox, or close it."""
         if self._single:
+            # There is no other for the next one.
+            if not reusable:
+                with contextlib.suppress(Exception):
+                    physical.io.run(physical.real, physical.real.rollback)
             self._lent = False
-        else:
+        elif reusable:
             self._idle.put((self.key, physical.home), physical)
+        else:
+            physical.close()
 
     def _prepare(self, physical: PhysicalConnection) -> None:
         """Run the ``connect`` listeners of all engines that will share this idle connection."""
@@ -254,7 +304,7 @@ class EngineSource:
         ]
 
     def _twins(self) -> list[EngineSource]:
-        return [s for s in list(self._all) if s is self or (s._session and s.key == self.key)]
+        return [s for s in self._every() if s is self or (s._session and s.key == self.key)]
 
     def _take_over(self, physical: PhysicalConnection) -> None:
         def take_over(real: Any) -> None:
@@ -271,9 +321,6 @@ class EngineSource:
             self._kept = self._pool.connect()
             return self._kept._connection_record
         return _ConnectionRecord(self._pool)
-
-    _kept: Any = None
-    _lent = False
 
     def disposed(self) -> None:
         """The application disposed of its pool: a database in memory goes with it.
@@ -294,6 +341,10 @@ class _Prepared:
         self.driver_connection = pool._dialect.get_driver_connection(real)
         self.info: dict[Any, Any] = {}
         self.record_info: dict[Any, Any] = {}
+
+
+def _is_closed(home: Hashable) -> bool:
+    return isinstance(home, asyncio.AbstractEventLoop) and home.is_closed()
 
 
 def discard(real: Any) -> None:

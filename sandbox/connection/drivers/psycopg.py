@@ -85,6 +85,9 @@ class Psycopg(Driver):
             kwargs = {**kwargs, "row_factory": session.extra["row_factory"]}
         return real.cursor(*args, **kwargs)
 
+    def forget_cursor(self, real: Any) -> None:
+        getattr(real, "_cursor", real)._closed = True
+
     def text(self, query: Any, real: Any) -> str:
         if hasattr(query, "as_string"):
             return str(query.as_string(None))

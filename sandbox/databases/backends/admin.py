@@ -151,11 +151,11 @@ _forgotten: list[Any] = []
 
 
 def require_driver() -> None:
-    """Raise SandboxError if psycopg, by which databases are managed, does not import."""
+    """Raise ConfigurationError if psycopg, by which databases are managed, does not import."""
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        raise SandboxError(
+        raise ConfigurationError(
             "Databases of the embedded server, and passwords, are managed with psycopg, which does"
             f" not import here ({error}): {INSTALL}"
         ) from error
