@@ -12,10 +12,11 @@ there is only one real connection.
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,6 +24,9 @@ from sqlalchemy.orm import Session
 import sandbox
 from sandbox.errors import InterleavedTransactionError, SandboxBusyError, SandboxError
 from tests.fix_db import items
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Step = tuple[int, str, int]
 """Which client, which action, a number that tells more."""
@@ -161,7 +165,7 @@ class Client:
         return rows
 
 
-class Ended(Exception):  # noqa: N818 - no error: the program ends here, by the law
+class Ended(Exception):
     """The sandbox has said that it cannot go on as production would."""
 
 
@@ -185,18 +189,22 @@ class Run:
         try:
             for who, action, more in steps:
                 self.step(self.clients[who % len(self.clients)], action, more)
-            for client in self.clients:
-                self.close(client)
+            # The inner ones first: who stands below them would have to wait.
+            for client in sorted(self.clients, key=lambda c: c.pending[:1], reverse=True):
+                self.step(client, "close", 0)
             self.end()
         except Ended:
             self.outcomes["ended"] += 1
         finally:
             for client in self.clients:
-                with contextlib.suppress(SandboxError, *self.driver_errors):
-                    self.close(client)
+                if client.handle is not None:
+                    with contextlib.suppress(SandboxError, *self.driver_errors):
+                        self.close(client, client.handle, 0)
 
     def end(self) -> None:
         """When everybody has left, what was committed is there and nothing else."""
+        if self.doomed:
+            gc.collect()  # tracebacks of their errors may still hold the connections
         last = Handle(self.engine, "raw")
         try:
             seen = last.execute("SELECT name FROM items")
@@ -209,8 +217,9 @@ class Run:
 
     def step(self, client: Client, action: str, more: int) -> None:
         if client.handle is None:
+            if action == "close":
+                return
             client.handle = Handle(self.engine, client.kind)
-            client.autocommit = False
         name = action.replace(" ", "_")
         try:
             done = getattr(self, name if not action.startswith("fail") else "fail")(
@@ -231,7 +240,7 @@ class Run:
 
     def insert(self, client: Client, handle: Handle, _: int) -> None:
         self.number += 1
-        name = f"row {self.number}"
+        name = f"row {self.number:03}"
         if self.refused(client, lambda: handle.insert(name)):
             return
         if client.alone:
@@ -345,20 +354,27 @@ class Run:
 
     def drop(self, client: Client, handle: Handle, _: int) -> bool | None:
         """Lose it: what is left is for the garbage collector, which counts references first."""
-        if client.kind != "own" and not (client.kind == "raw" and not self.engine.dialect.is_async):
+        if client.kind != "own" and (client.kind != "raw" or self.engine.dialect.is_async):
             return False
+        self.reset(client, handle)
         self.doomed |= set(client.over())
         client.handle = None
         del handle
         return None
 
-    def close(self, client: Client, handle: Handle | None = None, _: int = 0) -> None:
-        handle, client.handle = client.handle, None
-        if handle is not None:
-            # Where others' work lies on it, it is undone later.
-            self.doomed |= set(client.over())
-            with contextlib.suppress(SandboxBusyError):
-                handle.connection.close()
+    def close(self, client: Client, handle: Handle, _: int) -> None:
+        client.handle = None
+        self.reset(client, handle)
+        # Where others' work lies on it, it is undone later.
+        self.doomed |= set(client.over())
+        handle.connection.close()
+
+    def reset(self, client: Client, handle: Handle) -> None:
+        """Pools do not undo what was set on a driver's connection."""
+        if client.autocommit:
+            client.autocommit = False
+            handle.end("rollback")
+            handle.autocommit(on=False)
 
     # -- what happened ------------------------------------------------------------------------
 
@@ -395,3 +411,62 @@ class Run:
         if not client.handle.plain:
             return len(client.marks) - 1
         return client.innermost(client.marks[more % len(client.marks)][0])
+
+
+class Worker:
+    """One of several that write at once, each rows of its own, and what it was told about them."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        name: str,
+        chance: random.Random,
+        pause: Callable[[], object],
+        may_undo: bool,
+    ) -> None:
+        self.engine = engine
+        self.name = name
+        self.chance = chance
+        self.pause = pause
+        self.may_undo = may_undo
+        self.kept: set[str] = set()
+        self.undone: set[str] = set()
+        self.error: Exception | None = None
+
+    def run(self, transactions: int) -> None:
+        """Run that many transactions; stops where the sandbox says that work was lost."""
+        ways = ("commit",) * 4 + (("rollback", "fail") if self.may_undo else ())
+        try:
+            for number in range(transactions):
+                self._transaction(f"{self.name}-{number}", self.chance.choice(ways))
+        except InterleavedTransactionError:
+            pass
+        except Exception as error:
+            self.error = error
+
+    def _transaction(self, name: str, how: str) -> None:
+        rows = [f"{name}-{row}" for row in range(self.chance.randint(1, 3))]
+        committing = False
+        try:
+            with self._connect() as connection:
+                for row in rows:
+                    connection.execute(sa.insert(items).values(name=row))
+                    self.pause()
+                if how == "fail":
+                    connection.execute(sa.insert(items).values(name=None))
+                committing = how == "commit"
+                getattr(connection, how)()
+                self.pause()
+            (self.kept if committing else self.undone).update(rows)
+        except (sa.exc.IntegrityError, SandboxBusyError):
+            assert not committing, "a commit that was refused"
+            self.undone.update(rows)
+        except BaseException:
+            # Cancelled in the middle of a commit, nobody can tell; before it, it is a rollback.
+            if not committing:
+                self.undone.update(rows)
+            raise
+
+    def _connect(self) -> Any:
+        kind = self.chance.choice(("core", "session"))
+        return self.engine.connect() if kind == "core" else Session(self.engine)

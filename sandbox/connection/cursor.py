@@ -264,8 +264,18 @@ class VirtualCursor:
 
 
 _CURSOR_SLOTS = frozenset(
-    ["connection", "_args", "_kwargs", "_real", "_parent", "_settings", "_closed", "_held"]
-    + ["_shared", "_transaction"]
+    (
+        "connection",
+        "_args",
+        "_kwargs",
+        "_real",
+        "_parent",
+        "_settings",
+        "_closed",
+        "_held",
+        "_shared",
+        "_transaction",
+    )
 )
 _BEFORE: dict[str, Any] = {
     "description": None,

@@ -79,6 +79,11 @@ class SharedConnection:
         return self.physical.real
 
     @property
+    def closed(self) -> bool:
+        """Whether its sandbox was checked in."""
+        return self._closed
+
+    @property
     def lost(self) -> bool:
         """Whether it can no longer be used."""
         return self._broken is not None

@@ -11,7 +11,7 @@ Sources: PEP 249; for what begins and ends a transaction, the manuals of the dri
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sandbox.connection.cursor import VirtualCursor
@@ -20,7 +20,7 @@ from sandbox.connection.shared import SharedConnection
 from sandbox.core.ownership import PASS_THROUGH
 from sandbox.core.statements import Kind, Statement, classify, split
 from sandbox.core.transaction import Transaction, enlist
-from sandbox.errors import UnsupportedInSandboxError
+from sandbox.errors import SandboxBusyError, UnsupportedInSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,6 +232,16 @@ class VirtualConnection:
             if transaction is None or transaction.over:
                 self._unbind()
 
+    def _lent_again(self) -> None:
+        """Out of a pool: a transaction that was left open there ended with its sandbox.
+
+        Pools roll back what comes back to them, but not after a commit or a rollback that raised.
+        """
+        if isinstance(self._target, SharedConnection) and self._target.ended:
+            if self._transaction is not None:
+                self._transaction.over = True
+            self._unbind()
+
     def _still_in_transaction(self, own: PhysicalConnection) -> bool:
         return not self._driver.lost(own.real) and bool(self._driver.in_transaction(own.real))
 
@@ -241,8 +251,10 @@ class VirtualConnection:
         self._own = None
         if isinstance(target, SharedConnection) and transaction is not None:
             try:
-                if wait:
-                    target.rollback(self._io, transaction)
+                # Closing does not fail: what cannot be rolled back now is as soon as it can be.
+                with suppress(SandboxBusyError):
+                    if wait:
+                        target.rollback(self._io, transaction)
             finally:
                 target.abandon(transaction)
         if own is not None:
@@ -265,6 +277,8 @@ class VirtualConnection:
             raise self._driver.closed_error()
         statement = classify(text)
         target = self._target
+        if isinstance(target, SharedConnection) and target.closed:
+            target = self._outlive(target)
         if self._transaction is not None and _plain(statement, cursor):
             # The everyday case: one more statement of a transaction that is open.
             assert isinstance(target, SharedConnection)
@@ -292,6 +306,16 @@ class VirtualConnection:
         finally:
             if self._transaction is None:
                 self._target = None
+
+    def _outlive(self, target: SharedConnection) -> SharedConnection | None:
+        """A session that outlives its test, left in a transaction that only read, begins anew.
+
+        One that wrote is told that its work is gone.
+        """
+        if self._transaction is not None and self._transaction.lost_work:
+            return target
+        self._unbind()
+        return None
 
     def _run_pieces(
         self,

@@ -80,6 +80,8 @@ class Transaction:
     labels: list[str] = field(default_factory=list)
     failed: bool = False
     over: bool = False
+    lost_work: bool = False
+    """It had written when the outer transaction ended around it."""
 
     def frame(self, label: str) -> Frame | None:
         """The innermost savepoint of that name, as SQL's scoping has it."""
@@ -291,6 +293,7 @@ class Stack:
         begun = self.begun
         here = [frame.transaction for frame in self.frames if frame.transaction is not None]
         for transaction in (*here, *self._abandoned):
+            transaction.lost_work = not transaction.over and self._wrote(transaction)
             transaction.over = True
             transaction.frames.clear()
         self.frames.clear()

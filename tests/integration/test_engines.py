@@ -173,8 +173,17 @@ def test_creator(make_app: Any) -> None:
         engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
         app.engines.append(engine)
         add(engine, "a")
-        assert seen(engine) == ["a"]
+        assert seen(named) == ["a"]
     assert app.names() == []
+
+
+def test_engines_with_harmless_arguments_of_their_own_share_the_connection(make_app: Any) -> None:
+    app = make_app("psycopg")
+    plain = app.make_engine()
+    other = app.make_engine(connect_args={"prepare_threshold": None, "application_name": "other"})
+    with sandbox.sandboxed(plain):
+        add(plain, "a")
+        assert seen(other) == ["a"]
 
 
 def test_async_creator(make_app: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable
@@ -149,6 +151,39 @@ async def _is_sleeping(app: App) -> bool:
             return row is not None and row[0] > 0
 
     return await asyncio.to_thread(look)
+
+
+def test_a_statement_that_was_interrupted_and_still_runs_hangs_nobody(make_app: Any) -> None:
+    """As pytest-timeout's signal interrupts it: psycopg cancels for KeyboardInterrupt only."""
+
+    class InterruptedError_(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError_
+
+    app = make_app("psycopg")
+    engine = app.make_engine()
+
+    def kill_when_it_sleeps() -> None:
+        while not asyncio.run(_is_sleeping(app)):
+            pass
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        sandbox.checkout(engine)
+        killer = threading.Thread(target=kill_when_it_sleeps)
+        killer.start()
+        with pytest.raises(InterruptedError_), engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_sleep(30)"))
+        killer.join()
+        sandbox.checkin(engine)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with sandbox.sandboxed(engine):
+        add(engine, "a")
+        assert seen(engine) == ["a"]
 
 
 def test_a_statement_timeout_is_the_transactions_own_failure(pg_app: App) -> None:

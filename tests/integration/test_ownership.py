@@ -335,6 +335,20 @@ def test_a_transaction_left_open_is_refused_after_the_checkin(app: App, engine: 
     assert app.names() == []
 
 
+def test_a_session_left_in_a_transaction_that_only_read_goes_on_in_the_next_test(
+    app: App, engine: sa.Engine
+) -> None:
+    session = Session(engine)
+    for _ in range(2):
+        with sandbox.sandboxed(engine):
+            assert session.scalars(SELECT).all() == []
+            add(engine, "a")
+    with pytest.raises(OwnershipError):
+        session.scalars(SELECT)
+    session.close()
+    assert app.names() == []
+
+
 # -- asyncio -------------------------------------------------------------------------------------
 
 

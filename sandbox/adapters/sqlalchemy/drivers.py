@@ -268,11 +268,14 @@ class Asyncpg(Driver):
 
 async def _send(connection: Any, statements: Sequence[str]) -> int:
     """Begin and end with asyncpg's own calls: it lets cursors exist only in what it began."""
-    trips, plain = 0, [s for s in statements if s != "ROLLBACK" and not s.startswith("BEGIN")]
-    if "ROLLBACK" in statements:
+    trips, rest = 0, list(statements)
+    if "ROLLBACK" in rest:
+        # What was to be done before it goes with it.
+        del rest[: rest.index("ROLLBACK") + 1]
         await connection._top_xact.rollback()
         trips += 1
-    for begin in (s for s in statements if s.startswith("BEGIN")):
+    plain = [s for s in rest if not s.startswith("BEGIN")]
+    for begin in (s for s in rest if s.startswith("BEGIN")):
         level = begin.removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
         await connection.transaction(isolation=_asyncpg_level(level or None)).start()
         trips += 1

@@ -19,6 +19,7 @@ __all__ = (
     "describe",
     "has_own_creator",
     "in_memory",
+    "user_of_connection",
 )
 
 
@@ -91,6 +92,16 @@ def database_of_connection(driver_name: str, real: Any) -> Hashable | None:
         path = native.execute("PRAGMA database_list").fetchone()[2]
         return ("sqlite", os.path.realpath(path)) if path else None
     return None
+
+
+def user_of_connection(driver_name: str, real: Any) -> str | None:
+    """Whom the server takes the client for; None where there are no users."""
+    native = getattr(real, "_connection", real)
+    if driver_name == "asyncpg":
+        return str(native._params.user)
+    if driver_name in {"sqlite3", "aiosqlite"}:
+        return None
+    return str(native.info.user)
 
 
 def describe(url: URL) -> str:

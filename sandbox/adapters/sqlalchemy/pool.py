@@ -39,8 +39,11 @@ class VirtualRecord(_ConnectionRecord):
         self.info.update(self._source.info)
 
     def get_connection(self) -> Any:
-        if self.dbapi_connection is None:
+        connection: Any = self.dbapi_connection
+        if connection is None:
             self._make()
+        else:
+            connection._lent_again()
         return self.dbapi_connection
 
 

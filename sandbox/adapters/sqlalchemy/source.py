@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from sandbox.adapters.sqlalchemy.drivers import driver_for
-from sandbox.adapters.sqlalchemy.identity import describe, in_memory
+from sandbox.adapters.sqlalchemy.identity import describe, in_memory, user_of_connection
 from sandbox.adapters.sqlalchemy.io import hop, running_loop
 from sandbox.connection.mutex import Mutex
 from sandbox.connection.physical import PhysicalConnection
@@ -35,6 +35,7 @@ _SPARE = "not taken over by any sandbox yet"
 _HARMLESS = frozenset(
     [
         "application_name",
+        "autocommit",
         "connect_timeout",
         "timeout",
         "command_timeout",
@@ -45,11 +46,15 @@ _HARMLESS = frozenset(
         "sslmode",
         "gssencmode",
         "context",
+        "prepare_threshold",
         "prepared_statement_cache_size",
         "statement_cache_size",
         "check_same_thread",
     ]
 )
+
+# Where and who: the connection itself tells, whoever made it.
+_KNOWN = frozenset({"database", "dbname", "host", "password", "port", "positional", "user"})
 
 
 class Idle:
@@ -125,7 +130,8 @@ class EngineSource:
         self._every = every
         self._session: Session | None = None
         self._key: Hashable = None
-        self._arguments: Hashable = None
+        self._arguments: Hashable = ()
+        self._user: str | None = None
         # A database in memory is its connection: everybody has to use the same one.
         self._single = in_memory(engine.url)
         self._only: PhysicalConnection | None = None
@@ -149,7 +155,7 @@ class EngineSource:
     def note_arguments(self, arguments: dict[str, Any]) -> None:
         """What the driver is being called with, of which some tell connections apart."""
         self._arguments = tuple(
-            sorted((k, repr(v)) for k, v in arguments.items() if k not in _HARMLESS)
+            sorted((k, repr(v)) for k, v in arguments.items() if k not in _HARMLESS | _KNOWN)
         )
 
     def _prime(self) -> None:
@@ -188,7 +194,7 @@ class EngineSource:
     @property
     def key(self) -> Hashable:
         """Engines that call the same driver alike share one real connection."""
-        return (self.database, self.driver.name, self._arguments, self._codecs)
+        return (self.database, self.driver.name, self._user, self._arguments, self._codecs)
 
     def find(self) -> Sandbox | PassThrough:
         """Say who is calling."""
@@ -231,6 +237,7 @@ class EngineSource:
         physical.prepared(self)
         if self._session is None:
             self._session = self.driver.session(real)
+            self._user = user_of_connection(self.driver.name, real)
             self.info = dict(record.info)
         return physical
 

@@ -63,7 +63,12 @@ class Psycopg(Driver):
         # blocks for that trip only, also under asyncio, where awaiting it would cost more.
         from psycopg import errors, pq
 
-        result = _native(real).pgconn.exec_("; ".join(statements).encode())
+        pgconn = _native(real).pgconn
+        if pgconn.transaction_status == _ACTIVE:
+            # Whoever interrupted it did not cancel it, and libpq would wait for it in C.
+            _native(real).cancel()
+            raise errors.OperationalError("a statement that was interrupted is still running")
+        result = pgconn.exec_("; ".join(statements).encode())
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         return 1
@@ -101,7 +106,7 @@ class Psycopg(Driver):
 
 # libpq's PGTransactionStatusType: ACTIVE, INTRANS and INERROR are inside.
 _INSIDE = frozenset({1, 2, 3})
-_IN_ERROR = 3
+_ACTIVE, _IN_ERROR = 1, 3
 
 
 def _native(real: Any) -> Any:
