@@ -312,7 +312,8 @@ class VirtualConnection:
 
         One that wrote is told that its work is gone.
         """
-        if self._transaction is not None and self._transaction.lost_work:
+        transaction = self._transaction
+        if transaction is not None and (transaction.lost_work or target.lost):
             return target
         self._unbind()
         return None

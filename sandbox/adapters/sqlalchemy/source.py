@@ -244,8 +244,18 @@ class EngineSource:
     def borrow(self, *, fresh: bool = False) -> PhysicalConnection:
         """An idle one of this kind that lives where the caller can reach it, or a new one."""
         physical = self._borrow(fresh=fresh)
-        self._prepare(physical)
+        try:
+            self._prepare(physical)
+        except BaseException:
+            self._drop(physical)
+            raise
         return physical
+
+    def _drop(self, physical: PhysicalConnection) -> None:
+        """A listener failed, or the task was cancelled: nobody has got it."""
+        self._lent = False
+        if not self._single:
+            physical.discard()
 
     def _borrow(self, *, fresh: bool) -> PhysicalConnection:
         if self._single:
@@ -320,7 +330,11 @@ class EngineSource:
                 real.commit()
             self.driver.take_over(real)
 
-        self.io.call(physical.real, take_over, physical.real)
+        try:
+            self.io.call(physical.real, take_over, physical.real)
+        except BaseException:
+            self._drop(physical)
+            raise
 
     def _create(self) -> Any:
         if self._single:
