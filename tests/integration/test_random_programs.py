@@ -22,8 +22,8 @@ from sandbox.errors import InterleavedTransactionError
 from tests.fix_db import App, items
 from tests.programs import ACTIONS, KINDS, Program, Run, Worker, random_program
 
-EXAMPLES = 30
-SEEDED = 30
+EXAMPLES = 20
+SEEDED = 25
 
 # SQLAlchemy's, for connections that a program has lost.
 pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up")
