@@ -10,7 +10,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from sandbox.connection.dialect import LEVELS
+from sandbox.connection.options import BUSY_AFTER, LOCK_AFTER, NEST_AFTER, Options
 from sandbox.connection.sandbox import Sandbox
 from sandbox.core.owner import Caller, Owner, current_owner, set_owner
 from sandbox.core.ownership import PASS_THROUGH, Mode, Registry, Shared
@@ -81,6 +81,10 @@ def checkout(
     shared: bool = False,
     isolation: str = "savepoint",
     isolation_level: str | None = None,
+    late_isolation: str = "error",
+    nest_after: float = NEST_AFTER,
+    busy_after: float = BUSY_AFTER,
+    lock_timeout: float = LOCK_AFTER,
     owner: Owner | None = None,
 ) -> Sandbox:
     """Make the caller the owner of a sandbox of the target's database.
@@ -88,25 +92,31 @@ def checkout(
     ``target`` is an ``Engine`` or an ``AsyncEngine``; every engine of the same database is
     covered. From here on what the caller, its tasks and its ``to_thread`` calls do in that
     database is rolled back at checkin, commits included. Costs no round trip: the transaction
-    begins with the first statement. ``isolation_level`` is that transaction's.
+    begins with the first statement. ``isolation_level`` is that transaction's; left out, it is
+    what the first transaction asks for. A later one that asks for a stronger level is refused, or
+    with ``late_isolation="warn"`` runs with a warning.
+
+    Times are seconds: a new transaction waits ``nest_after`` for a sibling's that has written
+    before it nests in it, any statement at most ``busy_after`` for others of this sandbox, and
+    ``lock_timeout`` for the locks of other sandboxes (0: for ever).
 
     Raises AlreadyOwnerError on a second checkout, AlreadySharedError for ``shared`` while another
-    owner shares, UnsupportedTargetError for what is no engine. After Ecto's ``Sandbox.checkout``.
+    owner shares, UnsupportedTargetError for what is no engine, ConfigurationError for values that
+    cannot be. After Ecto's ``Sandbox.checkout``.
     """
     if isolation != "savepoint":
         raise ConfigurationError(
             f"isolation={isolation!r} is not known; this version has 'savepoint'."
         )
-    if isolation_level is not None:
-        isolation_level = isolation_level.upper().replace("_", " ")
-        if isolation_level not in LEVELS:
-            raise ConfigurationError(
-                f"isolation level {isolation_level!r} is not known; use one of {', '.join(LEVELS)}."
-            )
-    database, name = _claim(target)
-    return checkout_database(
-        database, name, shared=shared, isolation_level=isolation_level, owner=owner
+    options = Options.checked(
+        isolation_level=isolation_level,
+        late_isolation=late_isolation,
+        nest_after=nest_after,
+        busy_after=busy_after,
+        lock_timeout=lock_timeout,
     )
+    database, name = _claim(target)
+    return checkout_database(database, name, shared=shared, options=options, owner=owner)
 
 
 def checkout_database(
@@ -114,7 +124,7 @@ def checkout_database(
     name: str,
     *,
     shared: bool = False,
-    isolation_level: str | None = None,
+    options: Options | None = None,
     owner: Owner | None = None,
 ) -> Sandbox:
     """Check out a database that is watched already, whatever engines it will have."""
@@ -123,8 +133,7 @@ def checkout_database(
         holder = current_owner()
         if holder is None or holder.ended:
             holder = Owner()
-    sandbox = Sandbox(holder, database, name)
-    sandbox.isolation_level = isolation_level
+    sandbox = Sandbox(holder, database, name, options)
     _registry.checkout(holder, database, sandbox)
     if shared:
         try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox.connection.mutex import Mutex
-from sandbox.connection.shared import BUSY_AFTER, SharedConnection
+from sandbox.connection.options import Options
+from sandbox.connection.shared import SharedConnection
 from sandbox.errors import IsolationLevelWarning, OwnerExitedError, SandboxError
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class Sandbox:
     read from any thread or task.
     """
 
-    def __init__(self, owner: Owner, database: Hashable, name: str) -> None:
+    def __init__(
+        self, owner: Owner, database: Hashable, name: str, options: Options | None = None
+    ) -> None:
         self.owner = owner
         self.database = database
         self.name = name
-        self.isolation_level: str | None = None
+        self.options = options if options is not None else Options()
         self.stats = Stats()
         self._lock = threading.Lock()
         self._opening = Mutex()
@@ -71,7 +74,7 @@ class Sandbox:
         if entry is None:
             # Threads that come first at once wait for one connection rather than opening many.
             # Not for ever: a listener that runs meanwhile may itself ask for a connection.
-            held = source.io.lock(self._opening, BUSY_AFTER)
+            held = source.io.lock(self._opening, self.options.busy_after)
             try:
                 entry = self._shared.get(source.key) or self._open(source)
             finally:

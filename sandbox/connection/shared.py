@@ -9,19 +9,16 @@ where to run is the :class:`~sandbox.connection.driver.IO` of the caller.
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sandbox.connection.mutex import Mutex
+from sandbox.connection.turns import Turns
 from sandbox.core.statements import Kind, Statement
-from sandbox.core.transaction import Frame, Stack, Transaction, descends
+from sandbox.core.transaction import Frame, Stack, Transaction
 from sandbox.errors import (
     BrokenSandboxError,
     InterleavedTransactionError,
     OwnerExitedError,
-    SandboxBusyError,
     SandboxEscapeError,
 )
 
@@ -36,14 +33,8 @@ __all__ = ("SharedConnection",)
 
 T = TypeVar("T")
 
-NEST_AFTER: Final = 0.25
-"""Seconds that a sibling's new transaction waits for one that has written, before it nests."""
-BUSY_AFTER: Final = 10.0
-"""Seconds that a statement waits for the real connection, or for those above it to end."""
 END_AFTER: Final = 1.0
 """Seconds that a check-in waits for a statement that is still running."""
-LOOK_AFTER: Final = 0.1
-"""Seconds after which a waiter looks again: those who were garbage collected tell nobody."""
 
 _FETCH: Final = Statement(Kind.READ, "FETCH")
 _REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
@@ -63,12 +54,8 @@ class SharedConnection:
         self.driver = physical.driver
         self.sandbox = sandbox
         self.stack = Stack()
-        self._mutex = Mutex()
-        self._waiters: list[Mutex] = []
+        self._turns = Turns(self.stack, sandbox, self._check_usable)
         self._prepared_for: set[Source] = set()
-        self._holder = ""
-        self._on_top: Transaction | None = None
-        """Whose next statement needs nothing before it; None as soon as anybody else moves."""
         self._broken: str | None = None
         self._escaped: str | None = None
         self._closed = False
@@ -113,15 +100,15 @@ class SharedConnection:
         finish: bool = False,
     ) -> T:
         """Run one statement of a transaction; ``finish`` commits it at once (autocommit)."""
-        if self._on_top is transaction and self._mutex.acquire(0):
+        if self._turns.on_top is transaction and self._turns.mutex.acquire(0):
             try:
                 # Nobody has moved on the stack since its last statement: it need not be asked.
                 # A statement that ran during the check-in has set _on_top after finish() did.
-                if self._on_top is transaction and not (statement.ddl or self._closed):
+                if self._turns.on_top is transaction and not (statement.ddl or self._closed):
                     return self._run_on_top(io, transaction, statement, call)
             finally:
-                self._mutex.release()
-        with self._turn(io, transaction, statement.kind):
+                self._turns.mutex.release()
+        with self._turns.turn(io, transaction, statement.kind):
             stack, stats = self.stack, self.sandbox.stats
             stats.statements += 1
             if transaction.failed and stack.aborted_by is not transaction:
@@ -139,9 +126,9 @@ class SharedConnection:
             self._check_contained(statement)
             if finish:
                 stack.commit(transaction)
-                self._notify()
+                self._turns.notify()
             else:
-                self._on_top = transaction
+                self._turns.on_top = transaction
             return result
 
     def _run_on_top(
@@ -162,7 +149,7 @@ class SharedConnection:
     def held(self, io: IO, transaction: Transaction, statement: Statement) -> Iterator[Any]:
         """Have the real connection alone for a conversation with it, such as a COPY."""
         # Also one that reads waits for those above it: a guard would not outlast its first words.
-        with self._turn(io, transaction, Kind.WRITE):
+        with self._turns.turn(io, transaction, Kind.WRITE):
             self.sandbox.stats.statements += 1
             try:
                 self._enter(io, transaction, Kind.WRITE)
@@ -185,7 +172,7 @@ class SharedConnection:
     def ensure_begun(self, io: IO) -> None:
         """Begin the outer transaction, for calls to the driver that we do not understand."""
         if not self.stack.begun and io.can_wait():
-            with self._turn(io, Transaction(), Kind.READ):
+            with self._turns.turn(io, Transaction(), Kind.READ):
                 self._send(io, self.stack.settle())
                 self.stack.pin()
 
@@ -201,7 +188,7 @@ class SharedConnection:
         False if it was left to the server to refuse, in its own words, by ``call``.
         """
         kind, label = statement.kind, statement.name or ""
-        with self._turn(io, transaction, kind):
+        with self._turns.turn(io, transaction, kind):
             stack = self.stack
             self.sandbox.stats.statements += 1
             if transaction.failed and kind is not Kind.ROLLBACK_TO:
@@ -239,25 +226,25 @@ class SharedConnection:
 
     def commit(self, io: IO, transaction: Transaction) -> None:
         """The application's COMMIT: the RELEASE is owed, nothing is sent."""
-        with self._turn(io, transaction, Kind.COMMIT):
+        with self._turns.turn(io, transaction, Kind.COMMIT):
             self._send(io, self.stack.commit(transaction))
-            self._notify()
+            self._turns.notify()
 
     def rollback(self, io: IO, transaction: Transaction) -> None:
         """The application's ROLLBACK; nothing is sent for a transaction that only read."""
         if self.ended:
             transaction.over = True
             return
-        with self._turn(io, transaction, Kind.ROLLBACK):
+        with self._turns.turn(io, transaction, Kind.ROLLBACK):
             self._send(io, self.stack.rollback(transaction))
-            self._notify()
+            self._turns.notify()
 
     def abandon(self, transaction: Transaction) -> None:
         """Its virtual connection went away where no I/O was possible, perhaps by garbage
         collection in the middle of another statement: no lock, no waiting. Who waits finds out.
         """
         self.stack.abandon(transaction)
-        self._on_top = None
+        self._turns.on_top = None
         if self._closed:
             transaction.over = True
 
@@ -270,13 +257,13 @@ class SharedConnection:
         is refused.
         """
         self._closed = True
-        self._on_top = None
+        self._turns.on_top = None
         # The caller may be a plain hook although the connection is asynchronous: a statement
         # that still runs there may need the very thread that waits here, so not for long.
-        can_wait = io.can_wait()
-        held = io.lock(self._mutex, END_AFTER) if can_wait else self._mutex.acquire(END_AFTER)
+        mutex = self._turns.mutex
+        held = io.lock(mutex, END_AFTER) if io.can_wait() else mutex.acquire(END_AFTER)
         if not held:
-            self._broken = f"a statement of {self._holder} was still running"
+            self._broken = f"a statement of {self._turns.holder} was still running"
         try:
             if self._broken is None and self._escaped is None:
                 if self.driver.lost(self.real):
@@ -291,9 +278,9 @@ class SharedConnection:
         except Exception as error:  # noqa: BLE001 - whatever it was, the connection is done for
             self._broken = f"the ROLLBACK at check-in failed: {error}"
         finally:
-            self._notify()
+            self._turns.notify()
             if held:
-                self._mutex.release()
+                self._turns.mutex.release()
         return self._escaped
 
     @property
@@ -302,76 +289,6 @@ class SharedConnection:
         return self._broken is None and self._escaped is None and not self.physical.schema_changed
 
     # -- the turn ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _turn(self, io: IO, transaction: Transaction, kind: Kind) -> Iterator[None]:
-        """Have the connection alone, once the stack lets this transaction through."""
-        turn = _Turn()
-        try:
-            self._acquire(io, transaction, turn)
-            self._admit(io, transaction, kind, turn)
-            yield
-        finally:
-            if turn.held:
-                self._mutex.release()
-
-    def _acquire(self, io: IO, transaction: Transaction, turn: _Turn) -> None:
-        if not self._mutex.acquire(0) and not io.lock(self._mutex, BUSY_AFTER):
-            raise SandboxBusyError(
-                f"{transaction.where or 'A statement'} waited {BUSY_AFTER:g} s for the connection"
-                f" of {self.sandbox.label}: a statement of {self._holder} is still running."
-                f" End that statement first, or give this work its own sandbox."
-            )
-        turn.held = True
-        self._on_top = None
-        self._holder = transaction.where
-
-    def _admit(self, io: IO, transaction: Transaction, kind: Kind, turn: _Turn) -> None:
-        """Wait until the stack lets this statement through, or raise why it never will."""
-        began: float | None = None
-        while True:
-            self._check_usable(kind)
-            blocker = self.stack.blocker(transaction, kind)
-            if blocker is None:
-                return
-            nests = not transaction.frames
-            if nests and descends(blocker):
-                return
-            now = time.monotonic()
-            began = began if began is not None else now
-            limit = NEST_AFTER if nests else BUSY_AFTER
-            if now - began >= limit:
-                if nests:
-                    return
-                raise SandboxBusyError(
-                    f"{transaction.where} cannot go on: the transaction of {blocker.where} began"
-                    f" after it on the same connection and has written, and for {limit:g} s it"
-                    f" did not end. Commit or roll back the inner one first, or give the two"
-                    f" their own sandboxes."
-                )
-            self._wait(io, min(limit - (now - began), LOOK_AFTER), turn)
-            self._acquire(io, transaction, turn)
-
-    def _wait(self, io: IO, timeout: float, turn: _Turn) -> None:
-        """Let others go on until one of them ends, or for so long."""
-        signal = Mutex()
-        signal.acquire(0)
-        self._waiters.append(signal)
-        began = time.monotonic()
-        turn.held = False
-        self._mutex.release()
-        try:
-            io.lock(signal, timeout)
-        finally:
-            self.sandbox.stats.waits += 1
-            self.sandbox.stats.waited += time.monotonic() - began
-            with suppress(ValueError):  # it was told
-                self._waiters.remove(signal)
-
-    def _notify(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for signal in waiters:
-            signal.release()
 
     def _check_usable(self, kind: Kind) -> None:
         if self._closed:
@@ -437,7 +354,7 @@ class SharedConnection:
         *,
         finish: bool = False,
     ) -> None:
-        self._on_top = None
+        self._turns.on_top = None
         if self.driver.lost(self.real):
             self._broken = f"{type(error).__name__}: {error}"
         elif not self.driver.in_transaction(self.real):
@@ -447,7 +364,7 @@ class SharedConnection:
                 self.stack.fail(transaction)
             if finish:
                 self.stack.abandon(transaction)
-                self._notify()
+                self._turns.notify()
 
     def _run_guarded(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
         """A read of a transaction that others' work lies upon: it must not break theirs."""
@@ -485,7 +402,7 @@ class SharedConnection:
 
     def _check_contained(self, statement: Statement) -> None:
         if not self.driver.in_transaction(self.physical.real):
-            self._on_top = None
+            self._turns.on_top = None
             self._escaped = _shorten(statement.text)
             raise SandboxEscapeError(self._escape_message())
 
@@ -495,13 +412,6 @@ class SharedConnection:
             f" what the test wrote may be in the database for good. Let the driver or the ORM"
             f" commit instead (connection.commit()); its commits are contained."
         )
-
-
-@dataclass(slots=True)
-class _Turn:
-    """Whether the caller holds the mutex, whatever it was interrupted by."""
-
-    held: bool = False
 
 
 def _shorten(text: str) -> str:

@@ -399,7 +399,8 @@ class VirtualConnection:
         if dialect.has_isolation_levels:
             begin = statement.kind is Kind.BEGIN
             asked = statement.isolation if begin or not target.stack.begun else None
-            transaction.isolation = asked or session.isolation or target.sandbox.isolation_level
+            chosen = target.sandbox.options.isolation_level
+            transaction.isolation = asked or session.isolation or chosen
             transaction.read_only = statement.read_only if begin else session.read_only
             self._check_isolation(target, transaction, transaction.isolation)
         return transaction

@@ -129,6 +129,7 @@ class ItemHooks:
 
     def _check_out(self, state: ItemState, database: Hashable, name: str) -> None:
         from sandbox import _api
+        from sandbox.connection.options import Options
 
         began = time.perf_counter()
         try:
@@ -136,7 +137,7 @@ class ItemHooks:
                 database,
                 name,
                 shared=state.plan.options.shared,
-                isolation_level=state.plan.options.isolation_level,
+                options=Options(isolation_level=state.plan.options.isolation_level),
                 owner=state.owner,
             )
         except SandboxError as error:

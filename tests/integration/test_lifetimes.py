@@ -247,10 +247,9 @@ def test_a_checkin_after_the_server_ended_the_connection_is_no_escape(pg_app: Ap
 
 
 def test_a_pooled_connection_that_could_not_be_rolled_back_is_idle_in_the_next_test(
-    pg_app: App, monkeypatch: pytest.MonkeyPatch
+    pg_app: App,
 ) -> None:
     """SQLAlchemy takes a commit that raised for a rollback, and pools the connection."""
-    monkeypatch.setattr("sandbox.connection.shared.BUSY_AFTER", 0.0)
     engine = pg_app.make_engine(pool_size=1, max_overflow=1)
 
     def one() -> None:
@@ -271,7 +270,7 @@ def test_a_pooled_connection_that_could_not_be_rolled_back_is_idle_in_the_next_t
             second.execute(sa.insert(items).values(name="c"))
 
     for case in (one, two):
-        with sandbox.sandboxed(engine):
+        with sandbox.sandboxed(engine, busy_after=0.0):
             pg_app.run(case)
 
 

@@ -483,10 +483,9 @@ def test_a_parent_that_joins_its_child_does_not_deadlock(engine: sa.Engine) -> N
 
 
 def test_a_write_below_anothers_open_transaction_is_refused_in_the_end(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    engine: sa.Engine,
 ) -> None:
-    monkeypatch.setattr("sandbox.connection.shared.BUSY_AFTER", 0.05)
-    with sandbox.sandboxed(engine):
+    with sandbox.sandboxed(engine, busy_after=0.05):
         outer, inner = engine.connect(), engine.connect()
         outer.execute(sa.insert(items).values(name="a"))
         inner.execute(sa.insert(items).values(name="b"))

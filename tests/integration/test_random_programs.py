@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -35,11 +36,8 @@ _programs: st.SearchStrategy[Program] = st.tuples(
 )
 
 
-@pytest.fixture
-def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is one thread: whoever would have to wait would wait in vain."""
-    monkeypatch.setattr("sandbox.connection.shared.NEST_AFTER", 0.0)
-    monkeypatch.setattr("sandbox.connection.shared.BUSY_AFTER", 0.0)
+# There is one thread: whoever would have to wait would wait in vain.
+NOBODY_WAITS: Any = {"nest_after": 0.0, "busy_after": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +52,9 @@ def play(app: App, engine: sa.Engine, program: Program) -> Counter[str]:
     """One program in a sandbox of its own, and what the next one and the outside see."""
     kinds, steps = program
     run = Run(engine, kinds, aborts=not app.is_sqlite)
-    with sandbox.sandboxed(engine):
+    with sandbox.sandboxed(engine, **NOBODY_WAITS):
         run.play(steps)
-    with sandbox.sandboxed(engine):
+    with sandbox.sandboxed(engine, **NOBODY_WAITS):
         with engine.begin() as connection:
             connection.execute(sa.insert(items).values(name="the next"))
         with engine.connect() as connection:
@@ -65,7 +63,6 @@ def play(app: App, engine: sa.Engine, program: Program) -> Counter[str]:
     return run.outcomes
 
 
-@pytest.mark.usefixtures("nobody_waits")
 def test_shrinking_programs_keep_the_law(app: App) -> None:
     engine = app.make_engine()
 
@@ -83,7 +80,6 @@ def test_shrinking_programs_keep_the_law(app: App) -> None:
     app.run(law)
 
 
-@pytest.mark.usefixtures("nobody_waits")
 def test_random_programs_keep_the_law(app: App) -> None:
     engine = app.make_engine()
     outcomes: Counter[str] = Counter()
@@ -176,7 +172,7 @@ def test_tasks_at_once_keep_the_law(
             )
             for n in range(8)
         ]
-        async with sandbox.sandboxed(engine):
+        async with sandbox.sandboxed(engine, **NOBODY_WAITS):
             # aiosqlite leaves a thread behind when it is cancelled while it connects.
             await greenlet_spawn(look, engine)
             tasks = [asyncio.create_task(greenlet_spawn(worker.run, 6)) for worker in workers]
