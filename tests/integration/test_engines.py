@@ -655,10 +655,9 @@ def test_psycopg_copy_and_stream(make_app: Any) -> None:
     assert app.names() == []
 
 
-def test_a_copy_waits_for_those_above_it(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.connection.shared.BUSY_AFTER", 0.05)
+def test_a_copy_waits_for_those_above_it(make_app: Any) -> None:
     engine = make_app("psycopg").make_engine()
-    with sandbox.sandboxed(engine):
+    with sandbox.sandboxed(engine, busy_after=0.05):
         lower, upper = engine.raw_connection(), engine.raw_connection()
         lower.cursor().execute("INSERT INTO items (name) VALUES ('a')")
         upper.cursor().execute("INSERT INTO items (name) VALUES ('b')")

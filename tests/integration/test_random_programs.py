@@ -124,19 +124,17 @@ def check(engine: sa.Engine, workers: list[Worker]) -> None:
 @pytest.mark.parametrize(("nest_after", "may_undo"), CONCURRENCY)
 def test_threads_at_once_keep_the_law(
     make_app: Callable[[str], App],
-    monkeypatch: pytest.MonkeyPatch,
     driver: str,
     nest_after: float,
     may_undo: bool,
 ) -> None:
-    monkeypatch.setattr("sandbox.connection.shared.NEST_AFTER", nest_after)
     engine = make_app(driver).make_engine()
     for seed in range(3):
         workers = [
             Worker(engine, f"{n}", random.Random(f"{seed} {n}"), lambda: time.sleep(0), may_undo)
             for n in range(4)
         ]
-        with sandbox.sandboxed(engine, shared=True) as ours:
+        with sandbox.sandboxed(engine, shared=True, nest_after=nest_after) as ours:
             threads = [threading.Thread(target=worker.run, args=(15,)) for worker in workers]
             for thread in threads:
                 thread.start()
@@ -151,12 +149,10 @@ def test_threads_at_once_keep_the_law(
 @pytest.mark.parametrize(("nest_after", "may_undo"), CONCURRENCY)
 def test_tasks_at_once_keep_the_law(
     make_app: Callable[[str], App],
-    monkeypatch: pytest.MonkeyPatch,
     driver: str,
     nest_after: float,
     may_undo: bool,
 ) -> None:
-    monkeypatch.setattr("sandbox.connection.shared.NEST_AFTER", nest_after)
     app = make_app(driver)
     engine = app.make_engine(pool_size=10)
 
@@ -172,7 +168,7 @@ def test_tasks_at_once_keep_the_law(
             )
             for n in range(8)
         ]
-        async with sandbox.sandboxed(engine, **NOBODY_WAITS):
+        async with sandbox.sandboxed(engine, nest_after=nest_after):
             # aiosqlite leaves a thread behind when it is cancelled while it connects.
             await greenlet_spawn(look, engine)
             tasks = [asyncio.create_task(greenlet_spawn(worker.run, 6)) for worker in workers]
