@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         stop,
         unallow,
     )
+    from sandbox._clock import clock
     from sandbox.connection.sandbox import Sandbox, Stats
     from sandbox.core.owner import Owner, current_owner, inherit_threads, run_as
     from sandbox.core.ownership import Shared
@@ -40,6 +41,7 @@ __all__ = (
     "allow",
     "checkin",
     "checkout",
+    "clock",
     "current_owner",
     "get_conn",
     "inherit_threads",
@@ -58,6 +60,7 @@ _HOMES = {
     "Sandbox": "sandbox.connection.sandbox",
     "Shared": "sandbox.core.ownership",
     "Stats": "sandbox.connection.sandbox",
+    "clock": "sandbox._clock",
     "current_owner": "sandbox.core.owner",
     "inherit_threads": "sandbox.core.owner",
     "run_as": "sandbox.core.owner",

@@ -318,6 +318,16 @@ def watch(url: str) -> tuple[Hashable, str]:
     return _installed().watch(url)
 
 
+def disconnect(database: Hashable) -> None:
+    """Close the real connections to a watched database that nobody is using at this moment.
+
+    Engines go on: their connections are virtual. Not from inside a running event loop.
+    """
+    with _lock:
+        if _adapter is not None:
+            _adapter.disconnect(database)
+
+
 def _installed() -> SQLAlchemyAdapter:
     global _adapter
     with _lock:

@@ -11,6 +11,7 @@ __all__ = (
     "AlreadyOwnerError",
     "AlreadySharedError",
     "BrokenSandboxError",
+    "ClockWarning",
     "ConfigurationError",
     "InterleavedTransactionError",
     "IsolationLevelWarning",
@@ -23,6 +24,7 @@ __all__ = (
     "SandboxError",
     "SandboxEscapeError",
     "ServerStartError",
+    "UndeliveredNotificationWarning",
     "UnsafeDatabaseError",
     "UnsupportedInSandboxError",
     "UnsupportedTargetError",
@@ -106,3 +108,11 @@ class UnsafeDatabaseError(SandboxError):
 
 class IsolationLevelWarning(UserWarning):
     """A transaction asked for a stronger isolation level than its sandbox began with."""
+
+
+class UndeliveredNotificationWarning(UserWarning):
+    """A NOTIFY was committed that nobody in its sandbox listens for."""
+
+
+class ClockWarning(UserWarning):
+    """A statement read a clock that ``sandbox.clock()`` cannot set."""

@@ -145,6 +145,8 @@ class Client:
     autocommit: bool = False
     begun: bool = False
     """It has begun, or may have begun, a transaction."""
+    by_savepoint: bool = False
+    """With its outermost savepoint, the release of which commits; so it is on SQLite."""
 
     @property
     def alone(self) -> bool:
@@ -161,7 +163,7 @@ class Client:
         """End the transaction; returns what it had written."""
         rows, self.pending = self.pending, []
         self.marks.clear()
-        self.failed = self.begun = False
+        self.failed = self.begun = self.by_savepoint = False
         return rows
 
 
@@ -280,6 +282,7 @@ class Run:
             return False
         label = LABELS[more % len(LABELS)] if handle.plain else f"{len(client.marks)}"
         if not self.refused(client, lambda: handle.savepoint(label)):
+            client.by_savepoint |= self.engine.dialect.name == "sqlite" and not client.begun
             client.begun = True
             client.marks.append((label, len(client.pending)))
         return None
@@ -291,6 +294,8 @@ class Run:
         label = client.marks[found][0]
         if not self.refused(client, lambda: handle.release(found, label)):
             del client.marks[found:]
+            if client.by_savepoint and not client.marks:
+                self.has_committed(client)
         return None
 
     def rollback_to(self, client: Client, handle: Handle, more: int) -> bool | None:
@@ -302,6 +307,8 @@ class Run:
         self.doomed -= set(client.pending[start:])
         del client.pending[start:]
         del client.marks[found + 1 if handle.plain else found :]
+        # SQLAlchemy forgets it without a RELEASE: it stays the outermost.
+        client.by_savepoint &= bool(client.marks)
         client.failed = False
         return None
 

@@ -17,8 +17,9 @@ from enum import Enum
 
 import pytest
 
+from sandbox.core.frames import Frame, Transaction
 from sandbox.core.statements import Kind
-from sandbox.core.transaction import Frame, Stack, Transaction
+from sandbox.core.transaction import Stack
 from tests.stack_servers import RefusedError, Server, Simulated
 
 # --- the shell -------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ class Run:
             named = [frame for frame in self.shell.stack.frames if frame.name]
             assert len(named) <= 1, "savepoints of those who left are still there"
             if isinstance(self.server, Simulated):
-                assert self.server.depth == len(named)
+                assert self.server.depth == len(named) + 1  # and the marker
         self.shell.finish()
         assert not self.server.aborted
         assert self.server.rows() == [], "something was committed for good"

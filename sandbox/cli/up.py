@@ -17,6 +17,7 @@ from rich.console import Console
 from sandbox.cli._progress import Progress
 from sandbox.databases import urls
 from sandbox.databases.backends import EmbeddedPostgres
+from sandbox.databases.clock import install
 from sandbox.databases.migrations import parse_sources
 from sandbox.errors import ServerStartError
 
@@ -92,6 +93,7 @@ def _prepare(
 ) -> str:
     """Create the database and build its schema; return its URL."""
     server.create_database(request.database)
+    install(server, request.database)
     url = server.url(request.database, f"postgresql+{request.driver}")
     # Always: an env.py that reads the environment would else migrate whatever the shell names.
     os.environ[request.env] = url

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sandbox.connection.shared import SharedConnection
-from sandbox.core.statements import split
 from sandbox.errors import UnsupportedInSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandbox.connection.virtual import VirtualConnection
-    from sandbox.core.transaction import Transaction
+    from sandbox.core.frames import Transaction
 
 __all__ = ("VirtualCursor",)
 
@@ -38,6 +37,7 @@ class VirtualCursor:
         set_(self, "_transaction", None)
         set_(self, "_settings", {})
         set_(self, "_closed", False)
+        set_(self, "_bound", [None])
         set_(self, "_held", connection._driver.holds_server_state(args, kwargs))
 
     if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class VirtualCursor:
         _transaction: Transaction | None
         _settings: dict[str, Any]
         _closed: bool
+        _bound: list[Any]
         _held: bool
 
     # -- PEP 249 -----------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class VirtualCursor:
             return self
         before, session.autocommit = session.autocommit, True
         try:
-            for piece in split(script):
+            for piece in connection._driver.dialect.split(script):
                 self.execute(piece.text)
         finally:
             session.autocommit = before
@@ -216,6 +217,7 @@ class VirtualCursor:
         if self._closed:
             raise self.connection._driver.closed_error()
         connection = self.connection
+        self._bound = _parameters(method, args, kwargs)
         text = query if type(query) is str else connection._driver.text(query, connection)
 
         def call(real: Any, replaced: str | None) -> Any:
@@ -263,6 +265,14 @@ class VirtualCursor:
             yield self._open(parent)
 
 
+def _parameters(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The values that the application binds, once for each execution."""
+    bound = args[0] if args else next(iter(kwargs.values()), None)
+    if method != "executemany":
+        return [bound]
+    return list(bound) if isinstance(bound, (list, tuple)) else []
+
+
 _CURSOR_SLOTS = frozenset(
     (
         "connection",
@@ -272,6 +282,7 @@ _CURSOR_SLOTS = frozenset(
         "_parent",
         "_settings",
         "_closed",
+        "_bound",
         "_held",
         "_shared",
         "_transaction",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from sandbox.connection.facts import qualified
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from types import FrameType
@@ -118,6 +120,9 @@ class Driver:
     leaves_open: ClassVar[bool] = True
     """``with connection:`` ends the transaction but does not close."""
 
+    natively_autocommits: ClassVar[bool] = False
+    """Below its PEP 249 face a statement outside of any transaction commits by itself."""
+
     def connection_class(self) -> type:
         """The class that ``isinstance`` is to answer for."""
         raise NotImplementedError
@@ -145,6 +150,59 @@ class Driver:
         """
         raise NotImplementedError
 
+    def check(self, real: Any, statements: Sequence[str]) -> None:
+        """Send what may fail for a reason of the application's, with an error as it knows them."""
+        self.send(real, statements)
+
+    def ask(self, real: Any, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a query of ours, whatever row factory the application has chosen."""
+        raise NotImplementedError
+
+    def forget_plans(self, real: Any) -> list[str]:
+        """After a rollback over changes of the schema: what to send so that no prepared statement
+        of the driver's is used again that was planned for another table.
+        """
+        del real
+        return []
+
+    def pid(self, real: Any) -> int:
+        """The number of the server's process; 0 where there is none."""
+        del real
+        return 0
+
+    def application_name(self, real: Any) -> str | None:
+        """What the server has last said that it is; it does so by itself whenever it changes.
+
+        PostgreSQL's manual, 54.2.7 "Asynchronous Operations": a ParameterStatus message.
+        """
+        raise NotImplementedError
+
+    def no_savepoint(self, error: BaseException) -> bool:
+        """Whether the server says that there is no such savepoint."""
+        # invalid_savepoint_specification, or no transaction for it to be in.
+        return self.state(error) in {"3B001", "25P01"}
+
+    def state(self, error: BaseException) -> str | None:
+        """The SQLSTATE of a driver's error."""
+        return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+    def constraint(self, error: BaseException) -> str | None:
+        """The constraint that the server says was violated, as SQL names it."""
+        told: Any = getattr(error, "diag", None) or error.__cause__ or error
+        schema = getattr(told, "schema_name", None)
+        name = getattr(told, "constraint_name", None)
+        return qualified(schema, name) if schema and name else None
+
+    def culprit(self, error: BaseException) -> str:
+        """What ended the transaction, where :meth:`no_savepoint` says that something did."""
+        del error
+        return "something the sandbox did not see"
+
+    def server_cursor(self, cursor: Any) -> str | None:
+        """The name on the server of a cursor that lives there and is to end with COMMIT."""
+        del cursor
+        return None
+
     def in_transaction(self, real: Any) -> bool:
         """Whether the server is in a transaction, as the client knows without asking."""
         raise NotImplementedError
@@ -152,6 +210,11 @@ class Driver:
     def aborted(self, real: Any, error: BaseException) -> bool:
         """Whether this error made the server refuse further statements."""
         raise NotImplementedError
+
+    def rolled_back(self, error: BaseException) -> bool:
+        """Whether the server says with this error that it undid the whole transaction."""
+        del error
+        return False
 
     def lost(self, real: Any) -> bool:
         """Whether the connection to the server is gone."""

@@ -36,7 +36,7 @@ class Options:
         """As the user gave them; ConfigurationError for values that cannot be."""
         level = given.get("isolation_level")
         if level is not None:
-            level = given["isolation_level"] = level.upper().replace("_", " ")
+            level = given["isolation_level"] = str(level).upper().replace("_", " ")
             if level not in LEVELS:
                 raise ConfigurationError(
                     f"isolation level {level!r} is not known; use one of {', '.join(LEVELS)}."
@@ -48,6 +48,6 @@ class Options:
             )
         for name in ("nest_after", "busy_after", "lock_timeout"):
             seconds = getattr(options, name)
-            if not seconds >= 0:
+            if isinstance(seconds, str) or not seconds >= 0:
                 raise ConfigurationError(f"{name}={seconds!r}: seconds are needed, 0 or more.")
         return options

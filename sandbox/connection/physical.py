@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+from sandbox.connection.facts import QUERY, SESSION_SETTINGS, Facts, schema_version
+from sandbox.core.clock import SHADOW_SQL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -26,7 +30,9 @@ class PhysicalConnection:
         "_close",
         "_discard",
         "_prepared_for",
+        "base",
         "driver",
+        "facts",
         "home",
         "io",
         "real",
@@ -49,6 +55,9 @@ class PhysicalConnection:
         # It outlives most engines: an application may make one for each of its tests.
         self._prepared_for: weakref.WeakSet[Source] = weakref.WeakSet()
         self.schema_changed = False
+        self.facts = Facts()
+        self.base: dict[str, str] = {}
+        """The server's own values of what listeners of some source have SET on it."""
         self._close = close
         self._discard = discard
 
@@ -59,6 +68,30 @@ class PhysicalConnection:
     def prepared(self, source: Source) -> None:
         """They have."""
         self._prepared_for.add(source)
+
+    def take_settings(self, io: IO) -> dict[str, str]:
+        """What listeners have just SET on it. It is undone: other sources share the connection."""
+        if not self.driver.dialect.has_effects:
+            return {}
+        rows = io.call(self.real, self.driver.ask, self.real, SESSION_SETTINGS)
+        if rows:
+            resets = [f"RESET {name}" for name, _, _ in rows]
+            io.call(self.real, self.driver.send, self.real, resets)
+        self.base.update({name: base for name, _, base in rows})
+        return {name: value for name, value, _ in rows}
+
+    def learn(self, io: IO) -> None:
+        """Ask what has to be known of the schema, unless that is known; it is in no transaction.
+
+        At most one round trip for each real connection and each change of the schema.
+        """
+        version = schema_version()
+        if not self.driver.dialect.has_effects or self.facts.version == version:
+            return
+        facts = Facts.read(io.call(self.real, self.driver.ask, self.real, QUERY), version)
+        if not facts.clock and io.call(self.real, self.driver.ask, self.real, SHADOW_SQL):
+            facts = replace(facts, clock=True)
+        self.facts = facts
 
     def close(self) -> None:
         """Close it for good; callable from anywhere but its own running event loop."""
@@ -80,6 +113,8 @@ class Source(Protocol):
 
     driver: Driver
     io: IO
+    settings: dict[str, str]
+    """What its listeners SET on each of its connections."""
 
     @property
     def session(self) -> Session:

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import threading
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandbox.connection.blockers import register
+from sandbox.connection.channels import Channels
+from sandbox.connection.escapes import Escape, note
 from sandbox.connection.mutex import Mutex
 from sandbox.connection.options import Options
 from sandbox.connection.shared import SharedConnection
-from sandbox.errors import IsolationLevelWarning, OwnerExitedError, SandboxError
+from sandbox.connection.waits import Stats
+from sandbox.errors import (
+    IsolationLevelWarning,
+    OwnerExitedError,
+    SandboxError,
+    UnsupportedInSandboxError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from sandbox.connection.physical import Source
+    from sandbox.connection.physical import PhysicalConnection, Source
+    from sandbox.core.clock import Clock
     from sandbox.core.owner import Owner
 
 __all__ = ("Sandbox", "Stats")
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a sandbox has cost so far."""
-
-    statements: int = 0
-    """Statements of the application."""
-    round_trips: int = 0
-    """Round trips that the sandbox added: BEGIN, SAVEPOINT, RELEASE, ROLLBACK."""
-    waits: int = 0
-    """How often a transaction waited for another to end."""
-    waited: float = 0.0
-    """Seconds spent in those waits."""
 
 
 class Sandbox:
@@ -50,8 +45,11 @@ class Sandbox:
         self.name = name
         self.options = options if options is not None else Options()
         self.stats = Stats()
+        self.clock: Clock | None = None
+        """What tells its transactions the time; None: real time. Set by :func:`sandbox.clock`."""
         self._lock = threading.Lock()
         self._opening = Mutex()
+        self._channels: Channels | None = None
         self._shared: dict[Hashable, tuple[SharedConnection, Source]] = {}
         self._closed = False
 
@@ -65,8 +63,25 @@ class Sandbox:
         """Whether it was checked in."""
         return self._closed
 
+    @property
+    def channels(self) -> Channels:
+        """Who listens to what in it; made when somebody first notifies or listens."""
+        if self._channels is not None:
+            return self._channels  # also while garbage is collected, which must not wait
+        with self._lock:
+            if self._channels is None:
+                self._channels = Channels(self.label)
+                if self._closed:
+                    self._channels.close()
+            return self._channels
+
     def __repr__(self) -> str:
         return f"<Sandbox of {self.name} for {self.label}{' (closed)' if self._closed else ''}>"
+
+    def follows_clock(self) -> bool | None:
+        """Whether its database's now() can be given another time; None before it is known."""
+        known = [shared.physical.facts.clock for shared, _ in list(self._shared.values())]
+        return all(known) if known else None
 
     def connection(self, source: Source) -> SharedConnection:
         """The real connection for this kind of source; the first caller opens it."""
@@ -87,19 +102,34 @@ class Sandbox:
         return shared
 
     def _open(self, source: Source) -> tuple[SharedConnection, Source]:
-        physical = source.borrow()
+        physical = self._borrow(source)
         with self._lock:
             entry = self._shared.get(source.key)
             if entry is None and not self._closed:
                 entry = self._shared[source.key] = (
-                    SharedConnection(physical, self, lambda: source.borrow(fresh=True)),
+                    SharedConnection(physical, self, lambda: self._borrow(source, fresh=True)),
                     source,
                 )
         if entry is None or entry[0].physical is not physical:
             source.give_back(physical)
         if entry is None:
             raise OwnerExitedError(f"{self!r} was checked in while this caller was binding.")
+        register(entry[0])
         return entry
+
+    def _borrow(self, source: Source, *, fresh: bool = False) -> PhysicalConnection:
+        """A real connection of which everything is known that a sandbox needs to know."""
+        physical = source.borrow(fresh=fresh)
+        try:
+            physical.learn(source.io)
+        except BaseException:
+            lost = source.driver.lost(physical.real)
+            source.give_back(physical, reusable=False)
+            if fresh or not lost:
+                raise
+            # It was lost while it lay idle.
+            return self._borrow(source, fresh=True)
+        return physical
 
     def check_closable(self) -> None:
         """Raise SandboxError if close() could not wait for the connection from here."""
@@ -111,13 +141,24 @@ class Sandbox:
                     f" `await sandbox.acheckin()`, or `async with sandbox.sandboxed(...)`."
                 )
 
-    def warn_isolation(self, where: str, asked: str | None, given: str | None) -> None:
-        """Say that a transaction gets a weaker isolation level than it asked for."""
-        warnings.warn(
+    def object_to_isolation(self, where: str, asked: str | None, given: str | None) -> None:
+        """A transaction gets a weaker isolation level than it asked for: refuse it, or warn."""
+        problem = (
             f"{where} asked for {asked}, but the transaction that contains {self.label} began"
-            f" with {given or 'the default level'} and cannot be changed. Check out with"
-            f" isolation_level={asked!r}, or let the first transaction of the test ask for it."
-            f" See docs/reference/errors.md#isolationlevelwarning",
+            f" with {given or 'the default level'} and cannot be changed."
+        )
+        remedy = (
+            f" Check out with isolation_level={asked!r} (@pytest.mark.sandbox(isolation_level=…)),"
+            f" or let the first transaction of the test ask for it"
+        )
+        if self.options.late_isolation == "error":
+            raise UnsupportedInSandboxError(
+                f"{problem} The statement was not sent.{remedy}; or run the test in a database of"
+                f' its own (isolation="database"), or accept the weaker level with'
+                f' late_isolation="warn".'
+            )
+        warnings.warn(
+            f"{problem}{remedy}. See docs/reference/errors.md#isolationlevelwarning",
             IsolationLevelWarning,
             stacklevel=2,
         )
@@ -131,11 +172,16 @@ class Sandbox:
             self._closed = True
             entries = list(self._shared.values())
             self._shared.clear()
+            channels = self._channels
+        if channels is not None:
+            # First: who waits there holds nothing, and is to be gone with the sandbox.
+            channels.close()
         escapes = []
         for shared, source in entries:
             escaped = shared.finish(source.io)
             if escaped is not None:
                 escapes.append(escaped)
+                note(Escape(self.database, self.name, self.label, escaped))
             source.give_back(shared.physical, reusable=shared.reusable)
             source.io.left()
         return escapes

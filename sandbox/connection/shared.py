@@ -8,19 +8,26 @@ where to run is the :class:`~sandbox.connection.driver.IO` of the caller.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sandbox.connection.turns import Turns
-from sandbox.core.statements import Kind, Statement
-from sandbox.core.transaction import Frame, Stack, Transaction
-from sandbox.errors import (
-    BrokenSandboxError,
-    InterleavedTransactionError,
-    OwnerExitedError,
-    SandboxEscapeError,
+from sandbox.connection.blockers import (
+    explain,
+    is_about_locks,
+    opening_settings,
+    opening_statements,
 )
+from sandbox.connection.commit import commit, note_violations
+from sandbox.connection.context import after, before, check_clock, read_others, reading
+from sandbox.connection.dialect import weaker
+from sandbox.connection.line import UNSEEN, Line, shortened
+from sandbox.core.effects import Constraints
+from sandbox.core.frames import Frame, Transaction
+from sandbox.core.session import ServerSession
+from sandbox.core.statements import Kind, Statement
+from sandbox.core.transaction import END_UNMARKED, END_WHOLE
+from sandbox.errors import SandboxBusyError, UnsupportedInSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,11 +43,14 @@ T = TypeVar("T")
 END_AFTER: Final = 1.0
 """Seconds that a check-in waits for a statement that is still running."""
 
+_READING: Final = frozenset({Kind.READ, Kind.SETTING})
 _FETCH: Final = Statement(Kind.READ, "FETCH")
+_ENDS_TRANSACTION: Final = "2D000"
+"""invalid_transaction_termination."""
 _REABORT: Final = 'ROLLBACK TO SAVEPOINT "sandbox: this transaction has failed"'
 
 
-class SharedConnection:
+class SharedConnection(Line):
     """The real connection of a sandbox. Any number of threads and tasks may call it at once."""
 
     def __init__(
@@ -49,36 +59,24 @@ class SharedConnection:
         sandbox: Sandbox,
         replace: Callable[[], PhysicalConnection],
     ) -> None:
-        self.physical = physical
-        self._replace: Callable[[], PhysicalConnection] | None = replace
-        self.driver = physical.driver
-        self.sandbox = sandbox
-        self.stack = Stack()
-        self._turns = Turns(self.stack, sandbox, self._check_usable)
-        self._prepared_for: set[Source] = set()
-        self._broken: str | None = None
-        self._escaped: str | None = None
-        self._closed = False
-
-    @property
-    def real(self) -> Any:
-        """The driver's connection."""
-        return self.physical.real
-
-    @property
-    def closed(self) -> bool:
-        """Whether its sandbox was checked in."""
-        return self._closed
-
-    @property
-    def lost(self) -> bool:
-        """Whether it can no longer be used."""
-        return self._broken is not None
-
-    @property
-    def ended(self) -> bool:
-        """Whether everything done on it is gone: checked in, lost, or committed by somebody."""
-        return self._closed or self._broken is not None or self._escaped is not None
+        super().__init__(physical, sandbox, replace)
+        self._late = False
+        """Whether the clock of who is on top was not set, since nothing had to be sent."""
+        self._prepared_for: dict[Source, dict[str, str]] = {}
+        if not self.driver.dialect.aborts_on_error:
+            self.stack.end = END_WHOLE
+        if self.driver.dialect.has_effects:
+            opening = opening_settings(
+                sandbox.label, sandbox.options, patient=physical.facts.patient
+            )
+            self.stack.opening = opening_statements(opening)
+            self.stack.end = END_UNMARKED
+            self.marker = opening["application_name"]
+            self.stack.settings.suppose(
+                {name: opening.get(name, value) for name, value in physical.base.items()}
+            )
+        if physical.facts.clock:
+            self.stack.reading = partial(reading, sandbox)
 
     def is_prepared_for(self, source: Source) -> bool:
         """Whether the listeners of that engine have run, on the connection or in the sandbox."""
@@ -86,7 +84,15 @@ class SharedConnection:
 
     def prepared(self, source: Source) -> None:
         """They have, in the sandbox: what they SET goes with its rollback."""
-        self._prepared_for.add(source)
+        self._prepared_for.setdefault(source, {})
+
+    def keep_settings(self, source: Source, session: ServerSession) -> None:
+        """What listeners have SET on one virtual connection all of that source begin with."""
+        self._prepared_for[source] = dict(session.settings)
+
+    def new_session(self, source: Source) -> ServerSession:
+        """For a virtual connection of that source that comes to this sandbox."""
+        return ServerSession({**source.settings, **self._prepared_for.get(source, {})})
 
     # -- statements ----------------------------------------------------------------------
 
@@ -100,36 +106,68 @@ class SharedConnection:
         finish: bool = False,
     ) -> T:
         """Run one statement of a transaction; ``finish`` commits it at once (autocommit)."""
-        if self._turns.on_top is transaction and self._turns.mutex.acquire(0):
+        if self.turns.on_top is transaction and self.turns.mutex.acquire(0):
             try:
                 # Nobody has moved on the stack since its last statement: it need not be asked.
                 # A statement that ran during the check-in has set _on_top after finish() did.
-                if self._turns.on_top is transaction and not (statement.ddl or self._closed):
+                if self._needs_nothing_before(transaction, statement):
                     return self._run_on_top(io, transaction, statement, call)
             finally:
-                self._turns.mutex.release()
-        with self._turns.turn(io, transaction, statement.kind):
-            stack, stats = self.stack, self.sandbox.stats
-            stats.statements += 1
-            if transaction.failed and stack.aborted_by is not transaction:
-                return self._run_failed(io, transaction, call)
-            if statement.kind is Kind.READ and stack.below_top(transaction):
-                return self._run_guarded(io, transaction, call)
-            if statement.ddl:
-                self.physical.schema_changed = True
-            try:
-                self._enter(io, transaction, statement.kind)
-                result = io.call(self.real, call)
-            except BaseException as error:
-                self._failed(transaction, error, statement, finish=finish)
-                raise
-            self._check_contained(statement)
-            if finish:
-                stack.commit(transaction)
-                self._turns.notify()
-            else:
-                self._turns.on_top = transaction
-            return result
+                self.turns.mutex.release()
+        with self.turns.turn(io, transaction, statement.kind):
+            return self._run_in_turn(io, transaction, statement, call, finish=finish)
+
+    def _run_in_turn(
+        self,
+        io: IO,
+        transaction: Transaction,
+        statement: Statement,
+        call: Callable[[], T],
+        *,
+        finish: bool,
+    ) -> T:
+        stack, stats = self.stack, self.sandbox.stats
+        stats.statements += 1
+        if transaction.failed and stack.aborted_by is not transaction:
+            return self._run_failed(io, transaction, call)
+        if statement.effects or stack.clock is not self.sandbox.clock:
+            check_clock(self, transaction, statement)
+        if statement.kind in _READING and stack.below_top(transaction):
+            return self._run_guarded(io, transaction, statement, call)
+        if statement.ddl:
+            self.physical.schema_changed = self.schema_changed = True
+        try:
+            if statement.kind is not Kind.READ and not transaction.failed:
+                self._before_writing(io, transaction, statement)
+            self._enter(io, transaction, statement.kind, timed=statement.timed)
+            if statement.effects:
+                before(self, io, transaction, statement.effects)
+            result = io.call(self.real, call)
+        except BaseException as error:
+            self._failed(transaction, error, statement, finish=finish)
+            self._explain(io, error, statement)
+            if finish and self.driver.state(error) == _ENDS_TRANSACTION:
+                raise self._commits_by_itself(statement) from error
+            raise
+        self.check_contained(statement)
+        if statement.effects:
+            after(self, transaction, statement.effects)
+        if finish:
+            commit(self, io, transaction)
+            self.turns.notify()
+        else:
+            self.turns.on_top = transaction
+        return result
+
+    def _needs_nothing_before(self, transaction: Transaction, statement: Statement) -> bool:
+        return self.turns.on_top is transaction and not (
+            statement.ddl
+            or statement.effects
+            or self._closed
+            or (self._late and statement.timed)
+            or (transaction.postponed is None and statement.kind is not Kind.READ)
+            or self.stack.clock is not self.sandbox.clock
+        )
 
     def _run_on_top(
         self, io: IO, transaction: Transaction, statement: Statement, call: Callable[[], T]
@@ -141,23 +179,25 @@ class SharedConnection:
             result = io.call(self.physical.real, call)
         except BaseException as error:
             self._failed(transaction, error, statement)
+            self._explain(io, error, statement)
             raise
-        self._check_contained(statement)
+        self.check_contained(statement)
         return result
 
     @contextmanager
     def held(self, io: IO, transaction: Transaction, statement: Statement) -> Iterator[Any]:
         """Have the real connection alone for a conversation with it, such as a COPY."""
         # Also one that reads waits for those above it: a guard would not outlast its first words.
-        with self._turns.turn(io, transaction, Kind.WRITE):
+        with self.turns.turn(io, transaction, Kind.WRITE):
             self.sandbox.stats.statements += 1
             try:
                 self._enter(io, transaction, Kind.WRITE)
                 yield self.real
             except BaseException as error:
                 self._failed(transaction, error, statement)
+                self._explain(io, error, statement)
                 raise
-            self._check_contained(statement)
+            self.check_contained(statement)
 
     def fetch(self, io: IO, transaction: Transaction | None, call: Callable[[], T]) -> T:
         """Get rows of a cursor that lives on the server, or close it: a statement like any other.
@@ -165,15 +205,15 @@ class SharedConnection:
         None: its transaction is over, and the server will probably say so.
         """
         if transaction is None:
-            alone = Transaction(where="a cursor", thread=io.thread())
+            alone = Transaction(place="a cursor", thread=io.thread())
             return self.run(io, alone, _FETCH, call, finish=True)
         return self.run(io, transaction, _FETCH, call)
 
     def ensure_begun(self, io: IO) -> None:
         """Begin the outer transaction, for calls to the driver that we do not understand."""
         if not self.stack.begun and io.can_wait():
-            with self._turns.turn(io, Transaction(), Kind.READ):
-                self._send(io, self.stack.settle())
+            with self.turns.turn(io, Transaction(), Kind.READ):
+                self.send(io, self.stack.settle())
                 self.stack.pin()
 
     def move(
@@ -188,7 +228,7 @@ class SharedConnection:
         False if it was left to the server to refuse, in its own words, by ``call``.
         """
         kind, label = statement.kind, statement.name or ""
-        with self._turns.turn(io, transaction, kind):
+        with self.turns.turn(io, transaction, kind):
             stack = self.stack
             self.sandbox.stats.statements += 1
             if transaction.failed and kind is not Kind.ROLLBACK_TO:
@@ -203,7 +243,7 @@ class SharedConnection:
                 sql = stack.release(transaction, frame)
             else:
                 sql = stack.rollback_to(transaction, frame)
-            self._send(io, [sql], added=False)
+            self.send(io, [sql], added=False)
             return True
 
     def _refused(
@@ -224,27 +264,37 @@ class SharedConnection:
             raise
         return False
 
+    def set_read_only(self, io: IO, transaction: Transaction, *, read_only: bool) -> None:
+        """SET TRANSACTION READ ONLY or READ WRITE comes next: it is to end with its transaction."""
+        with self.turns.turn(io, transaction, Kind.SETTING):
+            self.send(io, self.stack.make_read_only(transaction, read_only=read_only))
+
     def commit(self, io: IO, transaction: Transaction) -> None:
-        """The application's COMMIT: the RELEASE is owed, nothing is sent."""
-        with self._turns.turn(io, transaction, Kind.COMMIT):
-            self._send(io, self.stack.commit(transaction))
-            self._turns.notify()
+        """The application's COMMIT: the RELEASE is owed, and what else it does is done.
+
+        Raises what the server says of deferred constraints.
+        """
+        with self.turns.turn(io, transaction, Kind.COMMIT):
+            try:
+                commit(self, io, transaction)
+            finally:
+                self.turns.notify()
 
     def rollback(self, io: IO, transaction: Transaction) -> None:
         """The application's ROLLBACK; nothing is sent for a transaction that only read."""
         if self.ended:
             transaction.over = True
             return
-        with self._turns.turn(io, transaction, Kind.ROLLBACK):
-            self._send(io, self.stack.rollback(transaction))
-            self._turns.notify()
+        with self.turns.turn(io, transaction, Kind.ROLLBACK):
+            self.send(io, self.stack.rollback(transaction))
+            self.turns.notify()
 
     def abandon(self, transaction: Transaction) -> None:
         """Its virtual connection went away where no I/O was possible, perhaps by garbage
         collection in the middle of another statement: no lock, no waiting. Who waits finds out.
         """
         self.stack.abandon(transaction)
-        self._turns.on_top = None
+        self.turns.on_top = None
         if self._closed:
             transaction.over = True
 
@@ -257,30 +307,35 @@ class SharedConnection:
         is refused.
         """
         self._closed = True
-        self._turns.on_top = None
+        self.turns.on_top = None
         # The caller may be a plain hook although the connection is asynchronous: a statement
         # that still runs there may need the very thread that waits here, so not for long.
-        mutex = self._turns.mutex
+        mutex = self.turns.mutex
         held = io.lock(mutex, END_AFTER) if io.can_wait() else mutex.acquire(END_AFTER)
         if not held:
-            self._broken = f"a statement of {self._turns.holder} was still running"
+            self._broken = f"a statement of {self.turns.holder} was still running"
         try:
             if self._broken is None and self._escaped is None:
                 if self.driver.lost(self.real):
                     self._broken = "the server or the network ended it"
-                elif self.stack.begun and not self.driver.in_transaction(self.real):
-                    self._escaped = "something the sandbox did not see"
+                elif self.stack.begun and not self.is_contained(io):
+                    self._escaped = UNSEEN
                 elif self.stack.begun:
                     sql = self.stack.finish()
+                    if self.session_locks:
+                        # They outlive rollbacks.
+                        sql.append("SELECT pg_catalog.pg_advisory_unlock_all()")
                     self.sandbox.stats.round_trips += io.run(
                         self.real, self.driver.send, self.real, sql
                     )
         except Exception as error:  # noqa: BLE001 - whatever it was, the connection is done for
+            if self.driver.no_savepoint(error):
+                self._escaped = self.driver.culprit(error)
             self._broken = f"the ROLLBACK at check-in failed: {error}"
         finally:
-            self._turns.notify()
+            self.turns.notify()
             if held:
-                self._turns.mutex.release()
+                self.turns.mutex.release()
         return self._escaped
 
     @property
@@ -290,61 +345,57 @@ class SharedConnection:
 
     # -- the turn ----------------------------------------------------------------------------
 
-    def _check_usable(self, kind: Kind) -> None:
-        if self._closed:
-            raise OwnerExitedError(
-                f"{self.sandbox.label} has ended: its sandbox was checked in and rolled back."
-                f" Nothing was written. End transactions before the test ends."
-            )
-        if self._escaped is not None:
-            raise SandboxEscapeError(self._escape_message())
-        if self._broken is not None:
-            raise BrokenSandboxError(
-                f"The connection of {self.sandbox.label} was lost ({self._broken}), and with it"
-                f" everything the test had written. The next test gets a new one."
-            )
-        if kind not in {Kind.COMMIT, Kind.ROLLBACK}:
-            self._check_poison()
-
-    def _check_poison(self) -> None:
-        poison = self.stack.poison
-        if poison is not None:
-            victims = ", ".join(victim.where for victim in poison.victims)
-            raise InterleavedTransactionError(
-                f"The rollback of {poison.culprit.where} has also undone what {victims} had"
-                f" committed inside it: on one real connection the later transaction lies in the"
-                f" earlier. In production it would have been kept. End the outer transaction"
-                f" before the inner begins, or give the two their own connections."
-            )
-
-    def _enter(self, io: IO, transaction: Transaction, kind: Kind) -> None:
-        self._send(io, self.stack.enter(transaction, kind))
+    def _enter(self, io: IO, transaction: Transaction, kind: Kind, *, timed: bool = True) -> None:
+        stack = self.stack
+        if transaction.isolation != stack.isolation and not transaction.frames:
+            self._strengthen(io, transaction)
+        if stack.settings.unread(transaction):
+            read_others(self, io, transaction)
+        sql = stack.enter(transaction, kind, timed=timed)
+        self._late = not sql and not timed
+        self.send(io, sql)
         # What healed another's failure on the way may have undone somebody's commit.
-        self._check_poison()
+        self.check_poison()
 
-    # -- the server ----------------------------------------------------------------------------
-
-    def _send(self, io: IO, statements: list[str], *, added: bool = True) -> None:
-        if not statements:
+    def _strengthen(self, io: IO, transaction: Transaction) -> None:
+        """The outer transaction may have to have a higher isolation level than it began with."""
+        stack, default = self.stack, self.driver.dialect.default_isolation
+        if not stack.begun or not weaker(stack.isolation, transaction.isolation, default):
             return
-        replace, self._replace = self._replace, None
-        try:
-            trips = io.call(self.real, self.driver.send, self.real, statements)
-        except asyncio.CancelledError:
-            # Drivers finish what they are sending before they let a cancellation through.
-            raise
-        except BaseException as error:
-            if replace is not None and self.driver.lost(self.real):
-                # It was lost while it lay idle and nothing had happened on it: take another.
-                self.physical.discard()
-                self.physical = replace()
-                self._send(io, statements, added=added)
-                return
-            # Control statements of ours do not fail on a connection that is well.
-            self._broken = f"{'; '.join(statements)} failed: {error!r}"
-            raise
-        if added:
-            self.sandbox.stats.round_trips += trips
+        if stack.untouched():
+            # Nothing in it would be missed.
+            self.send(io, stack.restart())
+        elif not transaction.objected:
+            transaction.objected = True
+            self.sandbox.object_to_isolation(
+                transaction.where, transaction.isolation, stack.isolation
+            )
+
+    def _before_writing(self, io: IO, transaction: Transaction, statement: Statement) -> None:
+        """What others in the outer transaction have set up for themselves is not this one's."""
+        stack = self.stack
+        if transaction.postponed is None:
+            note_violations(self, io, transaction)
+            if other := stack.read_only_around(transaction):
+                raise SandboxBusyError(
+                    f"{transaction.where} cannot write: the transaction of {other.where}, which"
+                    f" is open on the same connection, has written and then become READ ONLY, and"
+                    f" everything inside it is so too. End that transaction first, or give the two"
+                    f" their own sandboxes."
+                )
+        own = [effect.text for effect in transaction.effects if isinstance(effect, Constraints)]
+        if own and stack.constrained_by is not transaction:
+            stack.constrained_by = transaction
+            self._enter(io, transaction, statement.kind)
+            self.send(io, own)
+
+    def _commits_by_itself(self, statement: Statement) -> UnsupportedInSandboxError:
+        return UnsupportedInSandboxError(
+            f"{shortened(statement.text)} ends a transaction from inside a procedure or a DO block,"
+            f" which works only outside of any transaction, and {self.sandbox.label} is one. It was"
+            f" rolled back. A test that needs it needs a database of its own"
+            f' (isolation="database").'
+        )
 
     def _failed(
         self,
@@ -354,30 +405,54 @@ class SharedConnection:
         *,
         finish: bool = False,
     ) -> None:
-        self._turns.on_top = None
+        self.turns.on_top = None
         if self.driver.lost(self.real):
             self._broken = f"{type(error).__name__}: {error}"
         elif not self.driver.in_transaction(self.real):
-            self._escaped = _shorten(statement.text)
+            if self.driver.rolled_back(error):
+                self._broken = f"the server rolled back all of it: {error}"
+            else:
+                self._escaped = shortened(statement.text)
         else:
             if self.driver.aborted(self.real, error):
                 self.stack.fail(transaction)
             if finish:
                 self.stack.abandon(transaction)
-                self._turns.notify()
+                self.turns.notify()
 
-    def _run_guarded(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
+    def _explain(self, io: IO, error: BaseException, statement: Statement) -> None:
+        """If it failed for want of a lock, let a note on the error say who had it."""
+        if self.ended or not self.driver.dialect.has_effects:
+            return
+        if not is_about_locks(error, statement.text):
+            return
+        with suppress(Exception):  # it is the application's error that counts
+            guard = self._guard(io, Transaction())
+            try:
+                note = explain(error, lambda sql: self.ask(io, sql), statement.text)
+            finally:
+                self.send(io, self.stack.undo_guard(guard))
+            if note is not None:
+                error.add_note(note)
+
+    def _run_guarded(
+        self, io: IO, transaction: Transaction, statement: Statement, call: Callable[[], T]
+    ) -> T:
         """A read of a transaction that others' work lies upon: it must not break theirs."""
-        guard = self._guard(io, transaction)
+        read_others(self, io, transaction)
+        guard = self._guard(io, transaction, own_settings=True)
         try:
-            return io.call(self.real, call)
+            before(self, io, transaction, statement.effects)
+            result = io.call(self.real, call)
         except BaseException as error:
             if self.driver.lost(self.real):
                 self._broken = f"{type(error).__name__}: {error}"
             else:
                 transaction.failed = self.driver.aborted(self.real, error)
-                self._send(io, self.stack.undo_guard(guard))
+                self.send(io, self.stack.undo_guard(guard))
             raise
+        after(self, transaction, statement.effects)
+        return result
 
     def _run_failed(self, io: IO, transaction: Transaction, call: Callable[[], T]) -> T:
         """Let the server say in its own words that this transaction has failed.
@@ -391,28 +466,12 @@ class SharedConnection:
         try:
             return io.call(self.real, call)
         finally:
-            self._send(io, self.stack.undo_guard(guard))
+            self.send(io, self.stack.undo_guard(guard))
 
-    def _guard(self, io: IO, transaction: Transaction) -> Frame:
-        self._send(io, self.stack.settle(transaction))
-        sql, guard = self.stack.guard()
-        self._send(io, sql)
-        self._check_poison()
+    def _guard(self, io: IO, transaction: Transaction, *, own_settings: bool = False) -> Frame:
+        sql = self.stack.settle(transaction)
+        pushed, guard = self.stack.guard()
+        own = self.stack.own_settings(transaction) if own_settings else []
+        self.send(io, sql + pushed + own)
+        self.check_poison()
         return guard
-
-    def _check_contained(self, statement: Statement) -> None:
-        if not self.driver.in_transaction(self.physical.real):
-            self._turns.on_top = None
-            self._escaped = _shorten(statement.text)
-            raise SandboxEscapeError(self._escape_message())
-
-    def _escape_message(self) -> str:
-        return (
-            f"The transaction that contains {self.sandbox.label} was ended by {self._escaped}:"
-            f" what the test wrote may be in the database for good. Let the driver or the ORM"
-            f" commit instead (connection.commit()); its commits are contained."
-        )
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}…"

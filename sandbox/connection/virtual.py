@@ -10,31 +10,36 @@ Sources: PEP 249; for what begins and ends a transaction, the manuals of the dri
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sandbox.connection.cursor import VirtualCursor
-from sandbox.connection.dialect import weaker
+from sandbox.connection.facts import schema_changed
 from sandbox.connection.shared import SharedConnection
+from sandbox.core.effects import Cursor, ShowsIsolation, resolved
+from sandbox.core.frames import Transaction
+from sandbox.core.lineage import enlist
 from sandbox.core.ownership import PASS_THROUGH
-from sandbox.core.statements import Kind, Statement, classify, split
-from sandbox.core.transaction import Transaction, enlist
+from sandbox.core.places import Origin
+from sandbox.core.statements import Kind, Statement
 from sandbox.errors import SandboxBusyError, UnsupportedInSandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
-    from sandbox.connection.driver import IO, Session
+    from sandbox.connection.driver import Session
     from sandbox.connection.physical import PhysicalConnection, Source
+    from sandbox.core.session import ServerSession
 
-__all__ = ("VirtualConnection",)
+__all__ = ("CONTROL", "VirtualConnection")
 
 _MOVES = frozenset({Kind.SAVEPOINT, Kind.ROLLBACK_TO, Kind.RELEASE})
 _ENDS = frozenset({Kind.COMMIT, Kind.ROLLBACK})
 _NEVER = frozenset({Kind.PREPARE_TRANSACTION, Kind.OUTSIDE})
-_PIECEMEAL = _MOVES | _ENDS | _NEVER | {Kind.BEGIN}
+CONTROL = _MOVES | _ENDS | _NEVER | {Kind.BEGIN}
+"""Kinds that are handled here rather than by the server."""
 
 
 class VirtualConnection:
@@ -58,6 +63,7 @@ class VirtualConnection:
         set_(self, "_transaction", None)
         set_(self, "_explicit", False)
         set_(self, "_closed", False)
+        set_(self, "_memory", (None, None))
 
     if TYPE_CHECKING:
         _source: Source
@@ -69,6 +75,7 @@ class VirtualConnection:
         _transaction: Transaction | None
         _explicit: bool
         _closed: bool
+        _memory: tuple[SharedConnection | None, ServerSession | None]
 
     # -- PEP 249 -----------------------------------------------------------------------------
 
@@ -103,7 +110,8 @@ class VirtualConnection:
         if isinstance(target, SharedConnection):
             raise UnsupportedInSandboxError(
                 f"A two-phase commit cannot be prepared inside a transaction, and"
-                f" {target.sandbox.label} is one. A test that needs it needs a database of its own."
+                f" {target.sandbox.label} is one. A test that needs it needs a database of its own"
+                f' (isolation="database").'
             )
         return self._io.call(target.real, target.real.tpc_begin, xid)
 
@@ -275,7 +283,11 @@ class VirtualConnection:
         """
         if self._closed:
             raise self._driver.closed_error()
-        statement = classify(text)
+        statement = self._driver.dialect.classify(text)
+        if statement.effects:
+            bound = cursor._bound
+            effects = tuple(resolved(each, one) for one in bound for each in statement.effects)
+            statement = replace(statement, effects=effects)
         target = self._target
         if isinstance(target, SharedConnection) and target.closed:
             target = self._outlive(target)
@@ -293,6 +305,8 @@ class VirtualConnection:
             return self._ping(cursor, statement, call)
         target = self._bind()
         if not isinstance(target, SharedConnection):
+            if statement.ddl:
+                schema_changed()
             try:
                 return self._io.call(target.real, lambda: call(cursor._open(target.real), None))
             finally:
@@ -300,12 +314,12 @@ class VirtualConnection:
                 if self._session.autocommit and not self._driver.in_transaction(target.real):
                     self._unbind()
         try:
-            if statement.many and statement.kind in _PIECEMEAL:
+            if statement.many and statement.kind in CONTROL:
                 return self._run_pieces(target, cursor, text, call)
             return self._run_one(target, cursor, statement, lambda real: call(real, None), call)
         finally:
             if self._transaction is None:
-                self._target = None
+                self._unbind()
 
     def _outlive(self, target: SharedConnection) -> SharedConnection | None:
         """A session that outlives its test, left in a transaction that only read, begins anew.
@@ -327,7 +341,7 @@ class VirtualConnection:
     ) -> Any:
         """A script that controls transactions by itself, one statement after the other."""
         result = None
-        for piece in split(text):
+        for piece in self._driver.dialect.split(text):
             if piece.kind is not Kind.EMPTY:
                 result = self._run_one(target, cursor, piece, _with_text(call, piece.text), call)
         return result
@@ -345,7 +359,7 @@ class VirtualConnection:
             raise UnsupportedInSandboxError(
                 f"{_first_words(statement)} cannot run inside a transaction, and"
                 f" {target.sandbox.label} is one. The statement was not sent. A test that needs it"
-                f" needs a database of its own."
+                f' needs a database of its own (isolation="database").'
             )
         if kind in _ENDS:
             self._finish_by_text(target, statement)
@@ -366,18 +380,31 @@ class VirtualConnection:
         finish = self._transaction is None and not self._begins(statement)
         begin = self._new_transaction if finish else self._begin
         transaction = begin(target, statement)
-        if kind is Kind.SET_TRANSACTION and statement.isolation is not None:
-            return self._set_isolation(target, transaction, statement, cursor, run_text)
+        if kind is Kind.SET_TRANSACTION:
+            if statement.read_only is not None:
+                target.set_read_only(self._io, transaction, read_only=statement.read_only)
+            if statement.isolation is not None:
+                return self._set_isolation(target, transaction, statement, cursor, run_text)
+        if _shows_isolation(statement):
+            # The server knows only the outer transaction's.
+            level = (transaction.isolation or "READ COMMITTED").lower()
+            run = _with_text(run_text, f"SELECT '{level}' AS transaction_isolation")
         if kind is Kind.READ and cursor._held:
             # What it has declared on the server goes with its savepoint.
             statement = Statement(Kind.WRITE, statement.text)
-        return target.run(
+        result = target.run(
             self._io,
             transaction,
             statement,
             lambda: run(cursor._open(target.real)),
             finish=finish,
         )
+        if kind is Kind.WRITE and statement.isolation is not None:
+            # SET SESSION CHARACTERISTICS: of the transactions that this connection will begin.
+            self._session.isolation = statement.isolation
+        if cursor._held and (name := self._driver.server_cursor(cursor._real)):
+            transaction.effects.append(Cursor(name))
+        return result
 
     def _begins(self, statement: Statement) -> bool:
         """Whether this statement begins a transaction rather than being one of its own."""
@@ -395,21 +422,24 @@ class VirtualConnection:
 
     def _new_transaction(self, target: SharedConnection, statement: Statement) -> Transaction:
         session, dialect = self._session, self._driver.dialect
-        transaction = Transaction(where=_caller(self._io), thread=self._io.thread())
+        origin = Origin(self._io.outer_frame)
+        transaction = Transaction(thread=self._io.thread(), origin=origin)
         if dialect.has_isolation_levels:
             begin = statement.kind is Kind.BEGIN
             asked = statement.isolation if begin or not target.stack.begun else None
             chosen = target.sandbox.options.isolation_level
             transaction.isolation = asked or session.isolation or chosen
+            transaction.session = self._server_session(target)
             transaction.read_only = statement.read_only if begin else session.read_only
-            self._check_isolation(target, transaction, transaction.isolation)
         return transaction
 
-    def _check_isolation(
-        self, target: SharedConnection, transaction: Transaction, asked: str | None
-    ) -> None:
-        if target.stack.begun and weaker(target.stack.isolation, asked):
-            target.sandbox.warn_isolation(transaction.where, asked, target.stack.isolation)
+    def _server_session(self, target: SharedConnection) -> ServerSession:
+        """What this connection has SET and listens to in that sandbox."""
+        of, session = self._memory
+        if session is None or of is not target:
+            session = target.new_session(self._source)
+            self._memory = (target, session)
+        return session
 
     def _set_isolation(
         self,
@@ -420,7 +450,7 @@ class VirtualConnection:
         run_text: Callable[[Any, str | None], Any],
     ) -> Any:
         """SET TRANSACTION: inside a savepoint the server accepts only the present level."""
-        self._check_isolation(target, transaction, statement.isolation)
+        transaction.isolation = statement.isolation
 
         def run() -> Any:
             level = target.stack.isolation or "READ COMMITTED"
@@ -452,14 +482,14 @@ class VirtualConnection:
         own = self._own
         return self._io.call(own.real, lambda: call(cursor._open(own.real), None))
 
-    def _on_real(self, call: Callable[[Any], Any], what: str) -> Any:
-        """Run something of the driver's own in the application's transaction, as a write."""
+    def _on_real(self, call: Callable[[Any], Any], statement: Statement) -> Any:
+        """Run something of the driver's own in the application's transaction."""
         self._check_open()
         target = self._bind()
         if not isinstance(target, SharedConnection):
             return self._io.call(target.real, call, target.real)
-        statement = Statement(Kind.WRITE, what)
-        finish = self._session.autocommit and self._transaction is None
+        alone = self._session.autocommit or self._driver.natively_autocommits
+        finish = alone and self._transaction is None
         begin = self._new_transaction if finish else self._begin
         transaction = begin(target, statement)
         try:
@@ -468,7 +498,7 @@ class VirtualConnection:
             )
         finally:
             if self._transaction is None:
-                self._target = None
+                self._unbind()
 
     @contextmanager
     def _held(self, text: str) -> Iterator[Any]:
@@ -478,7 +508,7 @@ class VirtualConnection:
         if not isinstance(target, SharedConnection):
             yield target.real
             return
-        statement = classify(text)
+        statement = self._driver.dialect.classify(text)
         finish = self._session.autocommit and self._transaction is None
         begin = self._new_transaction if finish else self._begin
         transaction = begin(target, statement)
@@ -488,7 +518,7 @@ class VirtualConnection:
         finally:
             if finish:
                 target.commit(self._io, transaction)
-                self._target = None
+                self._unbind()
 
 
 _SLOTS = frozenset(
@@ -502,25 +532,20 @@ _SLOTS = frozenset(
         "_transaction",
         "_explicit",
         "_closed",
+        "_memory",
     ]
 )
-_OURS = ("sandbox.connection.", "sandbox.adapters.", "sqlalchemy.", "greenlet", "asyncio.")
-
-
-def _caller(io: IO) -> str:
-    """The place in the application that is beginning a transaction: ``file:line (function)``."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(_OURS):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
-        frame = frame.f_back or io.outer_frame(frame)
-    return "a statement"
 
 
 def _plain(statement: Statement, cursor: VirtualCursor) -> bool:
     kind = statement.kind
-    return kind is Kind.WRITE or (kind is Kind.READ and not cursor._held)
+    if kind is not Kind.WRITE and kind is not Kind.READ and kind is not Kind.SETTING:
+        return False
+    return not (cursor._held or statement.isolation or _shows_isolation(statement))
+
+
+def _shows_isolation(statement: Statement) -> bool:
+    return bool(statement.effects) and ShowsIsolation() in statement.effects
 
 
 def _with_text(call: Callable[[Any, str | None], Any], text: str) -> Callable[[Any], Any]:

@@ -7,7 +7,7 @@ without the internal ones; the volatile ones that are read-only all the same sta
 
 from __future__ import annotations
 
-__all__ = ("NOT_FUNCTIONS", "PURE_FUNCTIONS", "VOLATILE_READS", "words")
+__all__ = ("EFFECTS", "NOT_FUNCTIONS", "PURE_FUNCTIONS", "VOLATILE_READS", "words")
 
 
 def words(text: str) -> frozenset[str]:
@@ -135,6 +135,16 @@ VOLATILE_READS = words(
     """
 )
 
+# They change no data. What they do change is an effect of the statement, undone by other means.
+EFFECTS = words(
+    """
+    pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all
+    pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared
+    pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock
+    pg_try_advisory_xact_lock_shared set_config
+    """
+)
+
 # Expressions of the SQL grammar that are written like functions.
 _GRAMMAR = words(
     """
@@ -198,4 +208,6 @@ _MYSQL = words(
     """
 )
 
-PURE_FUNCTIONS = _POSTGRESQL | VOLATILE_READS | _GRAMMAR | _TYPES | _EXTENSIONS | _SQLITE | _MYSQL
+PURE_FUNCTIONS = (
+    _POSTGRESQL | VOLATILE_READS | EFFECTS | _GRAMMAR | _TYPES | _EXTENSIONS | _SQLITE | _MYSQL
+)

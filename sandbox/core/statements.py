@@ -8,16 +8,19 @@ Pure functions of their argument, callable from any thread or task.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sandbox.core._functions import NOT_FUNCTIONS, PURE_FUNCTIONS, words
 from sandbox.core._lexer import SPACE, WORD, condensed, identifier, skeleton, statements
+from sandbox.core.effects import Setting, effects_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sandbox.core.effects import Effect
 
 __all__ = ("Kind", "Statement", "classify", "split")
 
@@ -35,7 +38,8 @@ class Kind(Enum):
     RELEASE = "release"
     PREPARE_TRANSACTION = "prepare transaction"
     SET_TRANSACTION = "set transaction"
-    SET_LOCAL = "set local"
+    SETTING = "setting"
+    """SET, SET LOCAL, RESET: changes how the session works, and no data."""
     OUTSIDE = "outside"
     """Refused by its server inside a transaction block: VACUUM, CREATE DATABASE…"""
     EMPTY = "empty"
@@ -53,8 +57,7 @@ class Statement:
     text: str
     """The piece itself, with its comments, without outer white space and semicolon."""
     name: str | None = None
-    """Of a savepoint as PostgreSQL stores it, the gid of PREPARE TRANSACTION, or the
-    setting of SET LOCAL."""
+    """Of a savepoint as PostgreSQL stores it, or the gid of PREPARE TRANSACTION."""
     ddl: bool = False
     """Changes the schema or its privileges (TRUNCATE counts: it locks as such)."""
     chain: bool = False
@@ -65,6 +68,10 @@ class Statement:
     """READ ONLY (true) or READ WRITE (false), where it says so."""
     many: bool = False
     """The text holds several statements; ``kind`` is the most dangerous one's."""
+    effects: tuple[Effect, ...] = ()
+    """What it starts that only a COMMIT ends, in the order of the text."""
+    timed: bool = True
+    """It may ask what time it is: in its text, or in a default or a trigger."""
 
 
 # Most dangerous first. A text that sets locally and writes counts as a write.
@@ -82,7 +89,7 @@ _STRENGTH = {
             Kind.SET_TRANSACTION,
             Kind.OUTSIDE,
             Kind.WRITE,
-            Kind.SET_LOCAL,
+            Kind.SETTING,
             Kind.READ,
             Kind.EMPTY,
         )
@@ -121,6 +128,8 @@ def _classify(sql: str) -> Statement:
         ddl=any(piece.ddl for piece in pieces),
         chain=any(piece.chain for piece in pieces),
         many=True,
+        effects=tuple(effect for piece in pieces for effect in piece.effects),
+        timed=any(piece.timed for piece in pieces),
     )
 
 
@@ -135,6 +144,13 @@ _head = _pattern(rf"[\s(]*({WORD}*)")
 
 
 def _one(sql: str, shape: str | None = None) -> Statement:
+    statement = _judge(sql, shape)
+    # In a text that is mostly data nobody looks for them.
+    effects = effects_of(sql, shape) if len(sql) <= _CACHED_LENGTH else ()
+    return replace(statement, effects=effects) if effects else statement
+
+
+def _judge(sql: str, shape: str | None) -> Statement:
     text = sql.strip(SPACE)
     if shape is None and ("--" in sql or "/*" in sql):
         shape = skeleton(sql)
@@ -143,8 +159,10 @@ def _one(sql: str, shape: str | None = None) -> Statement:
     if head in _WRITES:
         return Statement(Kind.WRITE, text, ddl=head in _DDL)
     if head in _QUERIES:
-        reads = _only_reads(shape if shape is not None else condensed(sql))
-        return Statement(Kind.READ if reads else Kind.WRITE, text)
+        known = shape if shape is not None else condensed(sql)
+        if _only_reads(known):
+            return Statement(Kind.READ, text, timed=_clock.search(known) is not None)
+        return Statement(Kind.WRITE, text)
     if judge := _JUDGES.get(head):
         return judge(_Piece(sql, shape if shape is not None else skeleton(sql), text))
     if not head and not (shape if shape is not None else sql).strip(SPACE):
@@ -199,6 +217,9 @@ _PURE = frozenset(
 )
 
 
+_clock = _pattern(r"\bNOW\b|TRANSACTION_TIMESTAMP|CURRENT_SETTING")
+
+
 def _only_reads(shape: str) -> bool:
     if "INTO" in shape and _into.search(shape):
         return False
@@ -243,7 +264,8 @@ def _explain(piece: _Piece) -> Statement:
 
 def _pragma(piece: _Piece) -> Statement:
     harmless = _harmless_pragma.match(piece.shape.strip(SPACE))
-    return Statement(Kind.READ if harmless else Kind.WRITE, piece.text)
+    # It belongs to the connection and no rollback undoes it.
+    return Statement(Kind.READ if harmless else Kind.WRITE, piece.text, ddl=not harmless)
 
 
 # --- transaction control ---------------------------------------------------------------
@@ -264,17 +286,6 @@ _isolation = _pattern(
 _access = _pattern(r"\bREAD\s+(ONLY|WRITE)\b")
 _starts = _pattern(r"\s*START\s+TRANSACTION\b")
 _sets_transaction = _pattern(r"\s*SET\s+(?:(?:SESSION|LOCAL)\s+)?TRANSACTION\b")
-_sets_local = _pattern(rf"\s*SET\s+LOCAL\s+((?:\"_*\"|{WORD}+)(?:\s*\.\s*(?:\"_*\"|{WORD}+))*)")
-
-
-# Settings with a syntax of their own, by its first word: SET LOCAL TIME ZONE…
-_SETTINGS = {
-    "time": "timezone",
-    "session": "session_authorization",
-    "schema": "search_path",
-    "names": "client_encoding",
-    "xml": "xmloption",
-}
 
 
 def _asked(kind: Kind, piece: _Piece) -> Statement:
@@ -328,9 +339,8 @@ def _prepare_something(piece: _Piece) -> Statement:
 def _set(piece: _Piece) -> Statement:
     if piece.starts(_sets_transaction):
         return _asked(Kind.SET_TRANSACTION, piece)
-    if found := _sets_local.match(piece.shape):
-        setting = "".join(piece.sql[slice(*found.span(1))].split()).replace('"', "").lower()
-        return Statement(Kind.SET_LOCAL, piece.text, name=_SETTINGS.get(setting, setting))
+    if any(isinstance(effect, Setting) for effect in effects_of(piece.sql, piece.shape)):
+        return Statement(Kind.SETTING, piece.text)
     return _asked(Kind.WRITE, piece)
 
 
@@ -374,7 +384,7 @@ _DDL = words(
 _WRITES = words(
     """
     INSERT UPDATE DELETE MERGE REPLACE TRUNCATE GRANT REVOKE COMMENT LOCK CALL DO EXECUTE DECLARE
-    LISTEN NOTIFY UNLISTEN REFRESH ANALYZE RESET
+    LISTEN NOTIFY UNLISTEN REFRESH ANALYZE
     """
 )
 _QUERIES = words("SELECT WITH VALUES TABLE")
@@ -402,6 +412,7 @@ _JUDGES: dict[str, Callable[[_Piece], Statement]] = {
     "RELEASE": _release_savepoint,
     "PREPARE": _prepare_something,
     "SET": _set,
+    "RESET": _set,
     "COPY": _copy,
     "EXPLAIN": _explain,
     "PRAGMA": _pragma,

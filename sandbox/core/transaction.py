@@ -21,85 +21,30 @@ The rules are those of PostgreSQL's manual, "SAVEPOINT", and hold for SQLite as 
 
 from __future__ import annotations
 
-import enum
-import threading
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from sandbox.core.frames import Frame, FrameState, Poison, Transaction
+from sandbox.core.settings import Settings
+from sandbox.core.stacked import READING, Frames
 from sandbox.core.statements import Kind
 
-__all__ = ("Frame", "FrameState", "Poison", "Stack", "Transaction", "descends", "enlist")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("END", "END_UNMARKED", "END_WHOLE", "MARKER", "Stack")
 
 PREFIX: Final = "sandbox_"
+MARKER: Final = f"{PREFIX}0"
+"""A savepoint made with BEGIN and never released: who can go back to it is still in the same outer
+transaction, whatever was done to the connection meanwhile."""
+END: Final = (f"ROLLBACK TO SAVEPOINT {MARKER}", "ROLLBACK")
+END_WHOLE: Final = (f"RELEASE SAVEPOINT {MARKER}", "ROLLBACK")
+"""The same where a transaction never aborts: there is nothing to undo first."""
+END_UNMARKED: Final = ("ROLLBACK",)
+"""Where there are other means to tell: no marker is made."""
 
 
-class FrameState(enum.Enum):
-    """What a savepoint on the server is still good for."""
-
-    OPEN = "open"
-    DONE = "done"
-    FREE = "free"
-
-
-@dataclass(slots=True, eq=False)
-class Frame:
-    """One savepoint on the server, or the outer transaction itself.
-
-    The first transaction after BEGIN needs no savepoint: there is nothing else that its rollback
-    could undo. Its frame has no name, is the lowest, and cannot be released.
-    """
-
-    name: str
-    transaction: Transaction | None = None
-    label: str | None = None
-    """The application's name for it; None for the frame of the transaction itself."""
-    state: FrameState = FrameState.OPEN
-    dirty: bool = False
-    """Its own transaction wrote in it."""
-    foreign: tuple[Transaction, ...] = ()
-    """Transactions that committed into it and would be undone with it."""
-    read_only: bool = False
-    """SET TRANSACTION READ ONLY was sent in it: it lasts until the savepoint is released."""
-
-
-@dataclass(slots=True, eq=False)
-class Transaction:
-    """One transaction as the application sees it.
-
-    Made by a virtual connection at its first statement, over after commit, rollback or close.
-    ``where`` is the place in the application that began it, for messages.
-    """
-
-    where: str = ""
-    thread: threading.Thread | None = None
-    """The thread that began it, where a thread is the unit of concurrency; else None."""
-    isolation: str | None = None
-    read_only: bool | None = None
-    frames: list[Frame] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    failed: bool = False
-    over: bool = False
-    lost_work: bool = False
-    """It had written when the outer transaction ended around it."""
-
-    def frame(self, label: str) -> Frame | None:
-        """The innermost savepoint of that name, as SQL's scoping has it."""
-        for frame in reversed(self.frames):
-            if frame.label == label:
-                return frame
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """A rollback that undid what others had committed."""
-
-    culprit: Transaction
-    victims: tuple[Transaction, ...]
-
-
-class Stack:
+class Stack(Frames):
     """The savepoints of one real connection, and what to send to move between them.
 
     Not thread-safe: the owner of the connection's mutex calls it. Methods that return a list
@@ -108,14 +53,18 @@ class Stack:
     """
 
     __slots__ = (
-        "_abandoned",
+        "_clocked",
         "_fresh",
+        "_just_begun",
         "_number",
-        "aborted_by",
         "begun",
-        "frames",
+        "clock",
+        "constrained_by",
+        "end",
         "isolation",
+        "opening",
         "poison",
+        "reading",
     )
 
     def __init__(self) -> None:
@@ -124,54 +73,37 @@ class Stack:
         self.isolation: str | None = None
         self.aborted_by: Transaction | None = None
         self.poison: Poison | None = None
+        self.settings = Settings()
+        self.opening: tuple[str, ...] = ()
+        """What is sent with each BEGIN."""
+        self.end: tuple[str, ...] = END
+        """What ends the outer transaction, and fails if somebody else has."""
+        self.reading: Callable[[bool], str] | None = None
+        """The clock, asked when a transaction begins, and told whether that is with the outer
+        one's BEGIN. None: the database's clock cannot be set."""
+        self.constrained_by: Transaction | None = None
+        """Whose SET CONSTRAINTS is in force."""
+        self.clock: object = None
+        """Whose readings transactions have; with another one they are read again."""
         self._abandoned: list[Transaction] = []
+        self._clocked = False
+        """Some clock other than the real one was used."""
+        self._ends_failure = False
+        """The ROLLBACK that is about to be sent ends a transaction that has failed."""
         self._fresh = False
+        self._just_begun = False
+        """BEGIN is among what is about to be sent."""
+        self._pinned = False
         self._number = 0
-
-    # -- who may go ahead ---------------------------------------------------------------
-
-    def blocker(self, transaction: Transaction, kind: Kind) -> Transaction | None:
-        """The transaction that should end before this statement, or None.
-
-        Reads never wait, nor does what sends nothing: a commit, unless it is of a failed
-        transaction and thereby a rollback, and the rollback of a clean one. A transaction with
-        frames waits for those above it, since writing below the top would put its work into their
-        hands. One without waits for whoever has written: nesting in another's work is the last
-        resort.
-        """
-        if kind in _READING or (kind is Kind.COMMIT and not transaction.failed):
-            return None
-        if kind in _ENDS and self.clean(transaction):
-            return None
-        start = self._above(transaction) if transaction.frames else 0
-        for frame in reversed(self.frames[start:]):
-            other = frame.transaction
-            if frame.state is not FrameState.OPEN or other is None or other is transaction:
-                continue
-            if self._has_work(other):
-                return other
-        return None
-
-    def clean(self, transaction: Transaction) -> bool:
-        """Nothing would be lost if its frames went away."""
-        # Whatever a READ ONLY transaction did, others must not be caught in its savepoint.
-        return self.aborted_by is not transaction and (
-            bool(transaction.read_only) or not self._wrote(transaction)
-        )
-
-    def below_top(self, transaction: Transaction) -> bool:
-        """Whether others that have written stand above its frames."""
-        return bool(transaction.frames) and any(
-            frame.state is FrameState.OPEN
-            and frame.transaction is not None
-            and not self.clean(frame.transaction)
-            for frame in self.frames[self._above(transaction) :]
-        )
 
     # -- moves --------------------------------------------------------------------------
 
-    def enter(self, transaction: Transaction, kind: Kind) -> list[str]:
-        """Put the transaction on top, ready for a statement of this kind."""
+    def enter(self, transaction: Transaction, kind: Kind, *, timed: bool = True) -> list[str]:
+        """Put the transaction on top, ready for a statement of this kind.
+
+        One that is not ``timed`` does not look at the clock, which may then be set later if that
+        would be the only thing to send.
+        """
         sql = self.settle(transaction)
         if transaction.frames and self.aborted_by is not transaction:
             sql += self._come_on_top(transaction)
@@ -181,19 +113,36 @@ class Stack:
             sql.append(self._push(transaction, label))
         if kind not in _HARMLESS:
             transaction.frames[-1].dirty = True
-        return sql
+        return sql + self.own_settings(transaction, timed=timed or bool(sql))
+
+    def own_settings(self, transaction: Transaction, *, timed: bool = True) -> list[str]:
+        """Let the transaction, whose turn it is, find its own settings and its own time."""
+        if self.aborted_by is not None:
+            return []
+        just_begun, self._just_begun = self._just_begun, False
+        if self.reading is None:
+            return self.settings.switch(transaction)
+        if transaction.now is None or transaction.clock is not self.clock:
+            transaction.now, transaction.clock = self.reading(just_begun), self.clock
+        # A time that somebody has set must not be seen by a view of another transaction.
+        self._clocked |= self.clock is not None
+        return self.settings.switch(transaction, timed=timed or self._clocked)
 
     def guard(self) -> tuple[list[str], Frame]:
         """A savepoint on top of everybody, for a read of a transaction that is not on top."""
-        if self.frames and self.frames[-1].state is FrameState.FREE and self.frames[-1].name:
-            return [], self.frames[-1]
+        top = self.frames[-1] if self.frames else None
+        free = top is not None and top.state is FrameState.FREE and top.name
+        # What is only on the server must not go with a rollback to an older savepoint.
+        if top is not None and free and not self.settings.unread_by_anybody():
+            return [], top
         self._fresh = False
-        frame = Frame(self._name(), state=FrameState.FREE)
+        frame = Frame(self._name(), state=FrameState.FREE, settings=self.settings.snapshot())
         self.frames.append(frame)
         return [f"SAVEPOINT {frame.name}"], frame
 
     def undo_guard(self, frame: Frame) -> list[str]:
         """After the guarded statement failed: the server is whole again."""
+        self.settings.back_to(frame)
         return [f"ROLLBACK TO SAVEPOINT {frame.name}"]
 
     def settle(self, transaction: Transaction | None = None) -> list[str]:
@@ -212,7 +161,7 @@ class Stack:
                 self._abandoned.remove(other)
                 sql += self.rollback(other)
         if not self.begun:
-            sql.append(self._begin(transaction))
+            sql += self._begin(transaction)
         return sql
 
     def pin(self) -> None:
@@ -221,6 +170,7 @@ class Stack:
         So it must not be undone by the rollback of whoever comes first.
         """
         self._fresh = False
+        self._pinned = True
 
     def savepoint(self, transaction: Transaction, label: str) -> str:
         """The statement to send for the application's SAVEPOINT; the transaction is on top."""
@@ -228,10 +178,28 @@ class Stack:
             # The server refuses it, so that there is none to count on.
             return f"SAVEPOINT {self._name()}"
         transaction.labels.append(label)
+        transaction.marks.append((len(transaction.effects), dict(transaction.settings)))
         return self._push(transaction, label)
+
+    def make_read_only(self, transaction: Transaction, *, read_only: bool) -> list[str]:
+        """SET TRANSACTION READ ONLY, or READ WRITE, comes next; it reverts with a savepoint."""
+        if transaction.failed:
+            return []
+        if self._wrote(transaction):
+            sql = self.enter(transaction, Kind.SAVEPOINT)
+            sql.append(self.savepoint(transaction, ""))
+            transaction.frames[-1].read_only = True
+            return sql
+        self._evict(transaction)
+        transaction.read_only = read_only or None
+        return []
 
     def rollback_to(self, transaction: Transaction, frame: Frame) -> str:
         """The statement for ROLLBACK TO SAVEPOINT; it also ends the transaction's failure."""
+        position = transaction.frames.index(frame) - 1
+        effects, transaction.settings = transaction.marks[position]
+        del transaction.effects[effects:], transaction.marks[position + 1 :]
+        transaction.marks[position] = (effects, dict(transaction.settings))
         (statement,) = self._undo(transaction, frame)
         transaction.failed = False
         return statement
@@ -244,13 +212,14 @@ class Stack:
         below.foreign += self._done_in(self.frames[self.frames.index(frame) :])
         self._cut(self.frames.index(frame), transaction)
         del transaction.frames[position:]
-        del transaction.labels[position - 1 :]
+        del transaction.labels[position - 1 :], transaction.marks[position - 1 :]
         return f"RELEASE SAVEPOINT {frame.name}"
 
     def commit(self, transaction: Transaction) -> list[str]:
         """End it and keep its work. Commit of a failed transaction is a rollback, as in SQL."""
         if transaction.failed:
             return self.rollback(transaction)
+        self.settings.commit(transaction)
         transaction.over = True
         if not transaction.frames:
             return []
@@ -278,6 +247,28 @@ class Stack:
         self._evict(transaction)
         return sql
 
+    def let_go(self, transaction: Transaction) -> list[str]:
+        """End one that has taken locks and nothing else, so that they are free, as after COMMIT.
+
+        Where others have committed or work in its savepoint, the locks stay until check-in.
+        """
+        if transaction.failed or not transaction.frames or not self.clean(transaction):
+            return self.commit(transaction)
+        first = transaction.frames[0]
+        above = self.frames[self.frames.index(first) :]
+        if any(f.foreign or f.dirty or f.transaction is not transaction for f in above):
+            return self.commit(transaction)
+        self.settings.commit(transaction)
+        transaction.over = True
+        sql = self._undo(transaction, first)
+        self._evict(transaction)
+        return sql
+
+    def scratch(self) -> str:
+        """The name of a savepoint that is gone again before anybody else moves."""
+        self._fresh = False
+        return self._name()
+
     def fail(self, transaction: Transaction) -> None:
         """The server refused a statement and has aborted the transaction that was on top."""
         transaction.failed = True
@@ -301,14 +292,44 @@ class Stack:
         self.begun = False
         self.isolation = None
         self.aborted_by = None
-        return ["ROLLBACK"] if begun else []
+        self.settings.restart()
+        return list(self.end) if begun else []
+
+    def restart(self) -> list[str]:
+        """End the outer transaction, which is untouched; the next statement begins another."""
+        for frame in self.frames:
+            if frame.transaction is not None:
+                frame.transaction.frames.clear()
+        self.frames.clear()
+        self.begun = False
+        self.settings.restart()
+        return list(self.end)
+
+    def read_only_around(self, transaction: Transaction) -> Transaction | None:
+        """Another that made itself READ ONLY after it had written; who nests in it is so too."""
+        if transaction.frames or transaction.read_only:
+            return None
+        for frame in self.frames:
+            other = frame.transaction
+            if not frame.read_only or frame.state is not FrameState.OPEN or other is None:
+                continue
+            if not self.clean(other):
+                return other
+        return None
+
+    def sent(self) -> None:
+        """What was returned last is on its way to the server."""
+        self._ends_failure = False
 
     # -- the stack ----------------------------------------------------------------------
 
-    def _begin(self, transaction: Transaction | None) -> str:
-        self.begun = self._fresh = True
+    def _begin(self, transaction: Transaction | None) -> list[str]:
+        self.begun = self._fresh = self._just_begun = True
+        self._pinned = False
         self.isolation = transaction.isolation if transaction is not None else None
-        return f"BEGIN ISOLATION LEVEL {self.isolation}" if self.isolation else "BEGIN"
+        begin = f"BEGIN ISOLATION LEVEL {self.isolation}" if self.isolation else "BEGIN"
+        marker = [] if self.end is END_UNMARKED else [f"SAVEPOINT {MARKER}"]
+        return [begin, *self.opening, *marker]
 
     def _take_frame(self, transaction: Transaction) -> list[str]:
         start = len(self.frames)
@@ -400,13 +421,16 @@ class Stack:
         if victims and self.poison is None:
             self.poison = Poison(transaction, victims)
         self._cut(position + 1, transaction)
-        self.aborted_by = None
+        aborted, self.aborted_by = self.aborted_by is not None, None
         if not frame.name:
             self.frames.clear()
             transaction.frames.clear()
             transaction.labels.clear()
             self.begun = False
-            return ["ROLLBACK"]
+            self._ends_failure = aborted
+            self.settings.restart()
+            return list(self.end)
+        self.settings.back_to(frame)
         frame.dirty = frame.read_only = False
         frame.foreign = ()
         own = transaction.frames.index(frame)
@@ -416,7 +440,7 @@ class Stack:
 
     def _push(self, transaction: Transaction, label: str | None) -> str:
         self._fresh = False
-        frame = Frame(self._name(), transaction, label)
+        frame = Frame(self._name(), transaction, label, settings=self.settings.snapshot())
         self.frames.append(frame)
         transaction.frames.append(frame)
         return f"SAVEPOINT {frame.name}"
@@ -435,72 +459,9 @@ class Stack:
             frame.state = FrameState.DONE if frame.foreign else FrameState.FREE
         transaction.frames.clear()
 
-    def _has_work(self, transaction: Transaction) -> bool:
-        """Whether it has written what neither its own failure nor its loss undoes anyway."""
-        if transaction in self._abandoned or transaction.read_only:
-            return False
-        kept = transaction.frames
-        if self.aborted_by is transaction:
-            kept = kept[:-1]
-        return any(frame.dirty for frame in kept)
-
-    @staticmethod
-    def _wrote(transaction: Transaction) -> bool:
-        return any(frame.dirty for frame in transaction.frames)
-
-    def _height(self, transaction: Transaction) -> int:
-        return self.frames.index(transaction.frames[0]) if transaction.frames else -1
-
-    def _above(self, transaction: Transaction) -> int:
-        return self.frames.index(transaction.frames[-1]) + 1
-
-    def _empty(self, frame: Frame, taker: Transaction) -> bool:
-        """Nothing is in it, so that it may be taken over as if it had just been made."""
-        if taker.read_only and not frame.name:
-            return False
-        if frame.foreign or frame.read_only or frame.state is FrameState.DONE:
-            return False
-        return self._settled(frame)
-
-    def _settled(self, frame: Frame) -> bool:
-        """Nobody's running work is in it, so that it may be released."""
-        if frame.state is not FrameState.OPEN:
-            return True
-        return frame.transaction is not None and self.clean(frame.transaction)
-
-    @staticmethod
-    def _done_in(frames: list[Frame]) -> tuple[Transaction, ...]:
-        found: list[Transaction] = []
-        for frame in frames:
-            if frame.state is FrameState.DONE and frame.dirty and frame.transaction is not None:
-                found.append(frame.transaction)
-            found += frame.foreign
-        return tuple(dict.fromkeys(found))
-
     def _name(self) -> str:
         self._number += 1
         return f"{PREFIX}{self._number}"
 
 
-_READING: Final = frozenset({Kind.READ, Kind.EMPTY})
-_ENDS: Final = frozenset({Kind.COMMIT, Kind.ROLLBACK})
-_HARMLESS: Final = _READING | {Kind.SAVEPOINT, Kind.ROLLBACK_TO, Kind.RELEASE}
-
-_lineage: ContextVar[tuple[Transaction, ...]] = ContextVar("sandbox_transactions", default=())
-
-
-def enlist(transaction: Transaction) -> None:
-    """Note in this context that the transaction is open, for those who will inherit it."""
-    still_open = tuple(other for other in _lineage.get() if not other.over)
-    _lineage.set((*still_open, transaction))
-
-
-def descends(holder: Transaction) -> bool:
-    """Whether the caller is the holder's, or was started by it while the transaction was open.
-
-    Such a caller nests at once: the holder is probably waiting for it. This is the fixture that
-    flushed rows and now calls the application, which opens a session of its own.
-    """
-    if holder.thread is not None and holder.thread is threading.current_thread():
-        return True
-    return holder in _lineage.get()
+_HARMLESS: Final = READING | {Kind.SAVEPOINT, Kind.ROLLBACK_TO, Kind.RELEASE}

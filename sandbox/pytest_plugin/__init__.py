@@ -20,7 +20,7 @@ from sandbox.pytest_plugin.tracebacks import hide_our_frames
 __all__ = ()
 
 _MARKERS = (
-    "sandbox(*, isolation, shared, isolation_level): sandbox this test, with these options.",
+    "sandbox(**options): sandbox this test; isolation=, shared=, and those of sandbox.checkout().",
     "no_sandbox: leave the test out; what it commits is real, and later tests see it.",
 )
 
@@ -82,24 +82,35 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker hands its sums to the controller."""
+    """The end of the last test; a worker hands what it has counted to the controller."""
     output = getattr(session.config, "workeroutput", None)
     hooks = session.config.stash.get(HOOKS, None)
-    if output is not None and hooks is not None:
+    if hooks is None:
+        return
+    hooks.finish()
+    if output is not None:
         output["sandbox_costs"] = hooks.costs.pack()
+        output["sandbox_waits"] = hooks.waits.pack()
+        output["sandbox_escapes"] = hooks.escapes.pack()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker says at its end; its failure to begin is that of the run."""
     output = getattr(node, "workeroutput", {})
-    node.config.stash[HOOKS].costs.merge(output.get("sandbox_costs", {}))
+    hooks = node.config.stash[HOOKS]
+    hooks.costs.merge(output.get("sandbox_costs", {}))
+    hooks.waits.merge(output.get("sandbox_waits", []))
+    hooks.escapes.merge(output.get("sandbox_escapes", []))
     if "sandbox_error" in output:
         raise pytest.UsageError(output["sandbox_error"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what isolation has cost."""
-    costs = terminalreporter.config.stash[HOOKS].costs
+    """Say what isolation has cost, and what it could not do."""
+    hooks = terminalreporter.config.stash[HOOKS]
+    hooks.waits.write(terminalreporter)
+    hooks.escapes.write(terminalreporter)
+    costs = hooks.costs
     if costs.tests and terminalreporter.verbosity >= -1:
         terminalreporter.write_line(costs.line())

@@ -45,6 +45,15 @@ class RunDatabase(ABC):
         """Build the schema, if nobody else has."""
         action()
 
+    def obstacle(self, *, migrated: bool) -> str | None:
+        """Why it cannot be made anew, or None; ``migrated``: the schema is of our making."""
+        del migrated
+        return None
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Make it anew, empty, where there is no obstacle. No connection of ours is in use."""
+
     @abstractmethod
     def close(self) -> None:
         """Remove what was made."""
@@ -56,24 +65,38 @@ def open_database(settings: Settings, *, controller: bool) -> RunDatabase:
     Raises ServerStartError, UnsafeDatabaseError, ConfigurationError; nothing is left behind then.
     """
     if settings.url is not None:
-        return _Named(settings.url, allow_any=settings.allow_any_database, controller=controller)
+        return _Named(
+            settings.url,
+            allow_any=settings.allow_any_database,
+            clock=settings.clock,
+            controller=controller,
+        )
     if settings.backend == "sqlite":
+        if settings.clock in {"replace", "shadow"}:
+            raise ConfigurationError(
+                f"sandbox_clock = {settings.clock} is not possible with sandbox_backend = sqlite:"
+                " SQLite's functions for the time cannot be replaced. Leave it out."
+            )
         return _SqliteFile(controller=controller)
-    return _Embedded.open(controller=controller)
+    return _Embedded.open(controller=controller, clock=settings.clock)
 
 
 class _Embedded(RunDatabase):
     """A database of its own on the run's embedded server."""
 
-    def __init__(self, server: EmbeddedPostgres, name: str | None, *, attached: bool) -> None:
+    def __init__(
+        self, server: EmbeddedPostgres, name: str | None, *, attached: bool, clock: str
+    ) -> None:
         self._server = server
         self._name = name
         self._attached = attached
+        self._clock = clock
         self.shares = {SERVER_VARIABLE: str(server.run_dir)}
 
     @classmethod
-    def open(cls, *, controller: bool) -> _Embedded:
+    def open(cls, *, controller: bool, clock: str) -> _Embedded:
         from sandbox.databases.backends import EmbeddedPostgres
+        from sandbox.databases.clock import install
 
         run_dir = os.environ.get(SERVER_VARIABLE)
         server = EmbeddedPostgres.attach(Path(run_dir)) if run_dir else EmbeddedPostgres.start()
@@ -85,7 +108,8 @@ class _Embedded(RunDatabase):
                 suffix = f"_{worker}" if worker else ""
                 name = f"sandbox_run_{secrets.token_hex(4)}{suffix}"
                 server.create_database(name)
-            return cls(server, name, attached=run_dir is not None)
+                install(server, name, clock)
+            return cls(server, name, attached=run_dir is not None, clock=clock)
         except BaseException:
             server.close()
             raise
@@ -104,6 +128,14 @@ class _Embedded(RunDatabase):
             return urls.sync_url(self._server.url(name))
         _check_dialect(scheme, "postgresql", "an embedded PostgreSQL")
         return self._server.url(name, scheme)
+
+    def renew(self) -> None:
+        from sandbox.databases.clock import install
+
+        assert self._name is not None
+        self._server.drop_database(self._name)
+        self._server.create_database(self._name)
+        install(self._server, self._name, self._clock)
 
     def close(self) -> None:
         try:
@@ -139,21 +171,28 @@ class _SqliteFile(RunDatabase):
             scheme = "sqlite+aiosqlite" if is_async else "sqlite"
         return f"{scheme}:///{self._path}"
 
-    def close(self) -> None:
+    def renew(self) -> None:
         for path in self._path.parent.glob(f"{self._path.name}*"):
             path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.renew()
         self._files.close()
 
 
 class _Named(RunDatabase):
-    """The database that the user named, on a server of theirs: used, and left as it is."""
+    """The database that the user named, on a server of theirs: used, and left as it is.
+
+    Unless a test has written to it for good: then it is made anew where that can be done.
+    """
 
     made_here = False
 
-    def __init__(self, url: str, *, allow_any: bool, controller: bool) -> None:
+    def __init__(self, url: str, *, allow_any: bool, clock: str, controller: bool) -> None:
         _check_supported(url)
         urls.refuse_unless_test_database(url, allow_any=allow_any)
         self._url = url
+        self._clock = clock
         self._files: RunFiles | None = None
         shared = os.environ.get(FILES_VARIABLE)
         if shared:
@@ -177,13 +216,33 @@ class _Named(RunDatabase):
         self._check_connection()
         # All workers meet in this one database.
         if self._files is not None:
-            self._files.once(action)
+            self._files.once(lambda: self._build(action))
         else:
-            action()
+            self._build(action)
+
+    def obstacle(self, *, migrated: bool) -> str | None:
+        from sandbox.pytest_plugin import renewal
+
+        if not migrated:
+            return "no sandbox_migrations say how to build it again"
+        if self._files is not None:
+            return "the other workers of pytest-xdist are using it"
+        return renewal.obstacle(self._url)
+
+    def renew(self) -> None:
+        from sandbox.pytest_plugin import renewal
+
+        renewal.renew(self._url)
 
     def close(self) -> None:
         if self._files is not None:
             self._files.close()
+
+    def _build(self, action: Callable[[], None]) -> None:
+        from sandbox.databases.clock import arrange
+
+        arrange(self._url, self._clock)
+        action()
 
     def _check_connection(self) -> None:
         from sqlalchemy import NullPool, create_engine

@@ -16,8 +16,10 @@ import pytest
 
 from sandbox.errors import OwnershipError, SandboxError
 from sandbox.pytest_plugin import contexts
+from sandbox.pytest_plugin.escapes import EscapeReport, take_escapes
 from sandbox.pytest_plugin.plan import Plan, plan_of
 from sandbox.pytest_plugin.report import Costs
+from sandbox.pytest_plugin.waiting import WaitReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
@@ -52,11 +54,13 @@ class ItemState:
 
 
 class ItemHooks:
-    """Registered by ``pytest_configure``; ``costs`` is what it has counted."""
+    """Registered by ``pytest_configure``; ``costs``, ``waits`` and ``escapes`` are for the end."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.costs = Costs()
+        self.waits = WaitReport()
+        self.escapes = EscapeReport()
         self.state: ItemState | None = None
         self._held_before: weakref.WeakSet[Sandbox] = weakref.WeakSet()
         self._of_wider_fixtures: weakref.WeakSet[Sandbox] = weakref.WeakSet()
@@ -109,7 +113,14 @@ class ItemHooks:
             pytest.fail("\n".join(map(_said, errors)), pytrace=False)
         return result
 
+    def finish(self) -> None:
+        """After the last test."""
+        self._look_for_escapes(None, None)
+        self._heal(last=True)
+
     def _enter(self, item: pytest.Item) -> None:
+        self._look_for_escapes(None, None)
+        self._heal()
         plan = plan_of(item, self.run)
         state = self.state = ItemState(plan, item.nodeid, plan.problem)
         self._held_before = weakref.WeakSet(_held())
@@ -137,7 +148,7 @@ class ItemHooks:
                 database,
                 name,
                 shared=state.plan.options.shared,
-                options=Options(isolation_level=state.plan.options.isolation_level),
+                options=Options.checked(**state.plan.options.checkout),
                 owner=state.owner,
             )
         except SandboxError as error:
@@ -156,6 +167,7 @@ class ItemHooks:
                 errors += self._check_in(state)
                 stats = [sandbox.stats for sandbox in state.sandboxes]
                 self.costs.add(state.nodeid, state.checkout, state.checkin, stats)
+                self.waits.add(state.nodeid, stats)
             for close in state.after:
                 close()
         finally:
@@ -166,7 +178,33 @@ class ItemHooks:
             if state.plan.outside:
                 self.run.set_mode("manual")
             errors += self._check_in_forgotten(item)
+            self._look_for_escapes(item, state)
         return errors
+
+    def _look_for_escapes(self, item: pytest.Item | None, state: ItemState | None) -> None:
+        """What the run's own database has lost is remembered until it is healed.
+
+        Of others a warning is given; not where the test has checked in by itself, and so has had
+        the error already.
+        """
+        engines = {sandbox.database for sandbox in state.sandboxes} if state is not None else set()
+        warnings = []
+        for escape in take_escapes():
+            nodeid = item.nodeid if item is not None else escape.label
+            if not self.run.note_escape(nodeid, escape) and escape.database in engines:
+                self.escapes.add(nodeid, escape, "is not ours: what was written stays in it")
+                warnings.append(
+                    f"{nodeid} ended the transaction around it by {escape.how}. What it wrote to"
+                    f" the {escape.name} stays there, and later tests see it: engines that"
+                    f" sandbox_engines names are of a database that we cannot build anew."
+                )
+        if warnings and item is not None:
+            item.warn(pytest.PytestWarning("\n".join(warnings)))
+
+    def _heal(self, *, last: bool = False) -> None:
+        if self.run.escaped is not None:
+            nodeid, escape = self.run.escaped
+            self.escapes.add(nodeid, escape, self.run.heal(last=last))
 
     def _check_in_forgotten(self, item: pytest.Item) -> list[SandboxError]:
         """What the test has checked out by itself and not checked in."""
@@ -214,8 +252,8 @@ class ItemHooks:
                 sandbox = _api.checkout(
                     engine,
                     shared=state.plan.options.shared,
-                    isolation_level=state.plan.options.isolation_level,
                     owner=state.owner,
+                    **state.plan.options.checkout,
                 )
             except AlreadyOwnerError:
                 continue  # another engine of the same database

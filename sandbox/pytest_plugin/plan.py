@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,15 +19,17 @@ ENGINES_FIXTURE = "sandbox_engines"
 CHECKOUT_FIXTURE = "_sandbox_engines_checked_out"
 _ASKING = frozenset({"sandboxed", "sandbox_connection", "sandbox_session", "sandbox_async_session"})
 _PLAN: pytest.StashKey[Plan] = pytest.StashKey()
-_KNOWN = ("isolation", "shared", "isolation_level")
+_CHECKOUT = ("isolation_level", "late_isolation", "nest_after", "busy_after", "lock_timeout")
+_KNOWN = ("isolation", "shared", *_CHECKOUT)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of ``@pytest.mark.sandbox``."""
+    """Of ``@pytest.mark.sandbox``, and below it of the settings."""
 
     shared: bool = False
-    isolation_level: str | None = None
+    checkout: dict[str, Any] = field(default_factory=dict)
+    """What is not as :func:`sandbox.checkout` has it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Plan:
     """The engines of the user's own ``sandbox_engines`` are."""
     outside: bool = False
     """It reaches the real database (``no_sandbox``)."""
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     problem: str | None = None
     """Why it cannot run."""
 
@@ -84,7 +86,7 @@ def _make(item: pytest.Item, run: Run) -> Plan:
     names = getattr(item, "fixturenames", ())
     asked = sorted(_ASKING.intersection(names))
     marks = [mark for mark in item.iter_markers() if mark.name in {"sandbox", "no_sandbox"}]
-    options = _options(item, [mark for mark in marks if mark.name == "sandbox"])
+    options = _options(item, [mark for mark in marks if mark.name == "sandbox"], run)
     if marks and marks[0].name == "no_sandbox":
         problem = None
         if asked:
@@ -114,7 +116,7 @@ def _engines_named(item: pytest.Item) -> bool:
     return definitions is not None and len(definitions) > 1
 
 
-def _options(item: pytest.Item, marks: list[pytest.Mark]) -> Options:
+def _options(item: pytest.Item, marks: list[pytest.Mark], run: Run) -> Options:
     given: dict[str, Any] = {}
     for mark in reversed(marks):  # the closest one last: it wins
         unknown = [repr(each) for each in mark.args] + [k for k in mark.kwargs if k not in _KNOWN]
@@ -130,15 +132,14 @@ def _options(item: pytest.Item, marks: list[pytest.Mark]) -> Options:
             f"{item.nodeid}: @pytest.mark.sandbox(isolation={isolation!r}) is not known;"
             f" this version has {', '.join(map(repr, ISOLATIONS))}."
         )
-    options = Options(**given)
-    if options.isolation_level is not None:
-        from sandbox.connection.dialect import LEVELS
+    shared = bool(given.pop("shared", False))
+    if given:
+        from sandbox.connection.options import Options as CheckoutOptions
 
-        level = options.isolation_level.upper().replace("_", " ")
-        if level not in LEVELS:
+        try:
+            CheckoutOptions.checked(**given)
+        except ConfigurationError as error:
             raise ConfigurationError(
-                f"{item.nodeid}: @pytest.mark.sandbox(isolation_level="
-                f"{options.isolation_level!r}) is not known; use one of {', '.join(LEVELS)}."
-            )
-        options = Options(options.shared, level)
-    return options
+                f"{item.nodeid}: @pytest.mark.sandbox(…): {error.message}"
+            ) from None
+    return Options(shared, {**run.settings.checkout, **given})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from sandbox.errors import ConfigurationError, SandboxError
+from sandbox.errors import ConfigurationError, SandboxError, SandboxEscapeError
 from sandbox.pytest_plugin.settings import unconfigured_error
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from sandbox.connection.escapes import Escape
     from sandbox.databases.migrations import MigrationSource
     from sandbox.pytest_plugin.database import RunDatabase
     from sandbox.pytest_plugin.settings import Settings
@@ -51,6 +52,8 @@ class Run:
         self._environment: dict[str, str | None] = {}
         self._engines: dict[str, Any] = {}
         self._mode = "manual"
+        self.escaped: tuple[str, Escape] | None = None
+        """The test that wrote to the database for good, and how, until that is healed."""
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -101,6 +104,58 @@ class Run:
             from sandbox import _api
 
             _api.set_mode(self._watched[0], mode)
+
+    # -- escapes ---------------------------------------------------------------------------------
+
+    def note_escape(self, nodeid: str, escape: Escape) -> bool:
+        """Whether it was one from the run's own database, which is healed before the next test."""
+        if self._watched is None or escape.database != self._watched[0]:
+            return False
+        self.escaped = self.escaped or (nodeid, escape)
+        return True
+
+    def heal(self, *, last: bool = False) -> str:
+        """After an escape: make the database anew, and say in words what became of it.
+
+        The application's engines go on: same URL, and their connections are virtual. Ends the
+        session where it cannot be done, since no further test could be believed; after the last
+        one it is only said.
+        """
+        assert self.escaped is not None
+        assert self._database is not None
+        (nodeid, escape), self.escaped = self.escaped, None
+        if last and self._database.made_here:
+            return "goes with this run"
+        obstacle = self._database.obstacle(migrated=bool(self._sources))
+        if obstacle is None:
+            try:
+                self._rebuild()
+            except Exception as error:  # noqa: BLE001 - whatever it was, the database is of no use
+                obstacle = f"{type(error).__name__}: {getattr(error, 'message', error)}"
+        if obstacle is not None and not last:
+            self.close()
+            end_session(self._config, _unhealed(nodeid, escape, obstacle))
+        if obstacle is not None:
+            return f"keeps what it wrote, and was not built anew: {obstacle}"
+        return "was built anew"
+
+    def _rebuild(self) -> None:
+        from sandbox import _api
+        from sandbox.core.owner import run_as
+
+        assert self._database is not None
+        assert self._watched is not None
+        database = self._watched[0]
+        # Those of wider fixtures: what they held is lost with the database.
+        _check_in_all(held for held in _api._registry.held() if held.database == database)
+        _api.disconnect(database)
+        self._database.renew()
+        _api.set_mode(database, "auto")
+        try:
+            with run_as(None):
+                self._database.migrate(self._migrate)
+        finally:
+            _api.set_mode(database, self._mode)
 
     def _prepare(self) -> tuple[Hashable, str]:
         from sandbox import _api
@@ -234,6 +289,15 @@ def _async_drivers() -> frozenset[str]:
     from sandbox.databases import urls
 
     return urls.ASYNC_DRIVERS
+
+
+def _unhealed(nodeid: str, escape: Escape, obstacle: str) -> SandboxEscapeError:
+    return SandboxEscapeError(
+        f"{nodeid} ended the transaction around it by {escape.how}. What it wrote is in the"
+        f" {escape.name} for good, and that cannot be built anew: {obstacle}."
+        f"\nThe run ends here: tests that find such rows tell nothing. Let the driver or the ORM"
+        f" commit instead (connection.commit()), clean the database up, and run again."
+    )
 
 
 def _check_in_all(sandboxes: Iterable[Any]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     import pytest
 
@@ -17,6 +18,14 @@ __all__ = ("BACKENDS", "EnvironmentVariable", "Settings", "add_options", "unconf
 
 BACKENDS = ("embedded", "server", "sqlite")
 ISOLATIONS = ("savepoint",)
+CLOCKS = ("auto", "replace", "shadow", "off")
+
+TIMES = {
+    "nest_after": "seconds that a new transaction waits for a sibling's that has written",
+    "busy_after": "seconds that a statement waits for others of its test",
+    "lock_timeout": "seconds that a statement waits for the locks of other tests; 0: for ever",
+}
+LATE_ISOLATIONS = ("error", "warn")
 
 _VARIABLE = re.compile(r"(?P<name>\w+)(?:\s*=\s*(?P<scheme>[a-z]\w*(?:\+\w+)?))?")
 
@@ -52,6 +61,9 @@ class Settings:
     autouse: bool
     isolation: str
     allow_any_database: bool
+    clock: str
+    checkout: dict[str, Any] = field(default_factory=dict)
+    """The options of each checkout that were set."""
     names_database: bool
     """Whether anything that says which database, and what is in it, was set."""
 
@@ -74,6 +86,8 @@ class Settings:
         isolation = one("sandbox_isolation").strip()
         _check_known("sandbox_backend", backend, ("", *BACKENDS))
         _check_known("sandbox_isolation", isolation, ISOLATIONS)
+        clock = one("sandbox_clock").strip()
+        _check_known("sandbox_clock", clock, CLOCKS)
         return cls(
             url=url,
             backend=_choose(backend, url),
@@ -82,6 +96,8 @@ class Settings:
             autouse=bool(one("sandbox_autouse")),
             isolation=isolation,
             allow_any_database=bool(config.getini("sandbox_allow_any_database")),
+            clock=clock,
+            checkout=_checkout_options(one),
             names_database=bool(url or backend or migrations or env),
         )
 
@@ -133,6 +149,23 @@ def add_options(parser: pytest.Parser) -> None:
         "savepoint",
         metavar="NAME",
     )
+    add(
+        "sandbox_clock",
+        f"how the database's now() comes to move with each transaction: {', '.join(CLOCKS)}",
+        "string",
+        "auto",
+        metavar="NAME",
+    )
+    for name, text in TIMES.items():
+        add(f"sandbox_{name}", text, "string", "", metavar="SECONDS")
+    add(
+        "sandbox_late_isolation",
+        "what a transaction gets that asks for a stronger isolation level too late:"
+        f" {', '.join(LATE_ISOLATIONS)}",
+        "string",
+        "",
+        metavar="NAME",
+    )
     parser.addini(
         "sandbox_allow_any_database",
         "use the database of sandbox_url although its name does not say that it is for tests",
@@ -150,6 +183,30 @@ def unconfigured_error(what: str) -> ConfigurationError:
         "\n\nstart an embedded server and migrate it; or override the fixture `sandbox_engines` in"
         "\nconftest.py to return the engines of your own that are to be sandboxed."
     )
+
+
+def _checkout_options(one: Callable[[str], Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name in TIMES:
+        text = one(f"sandbox_{name}").strip()
+        if text:
+            try:
+                options[name] = float(text)
+            except ValueError:
+                raise ConfigurationError(
+                    f"sandbox_{name}: {text!r} is no number of seconds, such as 0.5."
+                ) from None
+    late = one("sandbox_late_isolation").strip()
+    if late:
+        options["late_isolation"] = late
+    if options:
+        from sandbox.connection.options import Options
+
+        try:
+            Options.checked(**options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"sandbox_{error.message}") from None
+    return options
 
 
 def _check_known(key: str, value: str, known: tuple[str, ...]) -> None:

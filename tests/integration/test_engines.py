@@ -247,17 +247,25 @@ def test_a_listener_added_later_runs_on_the_connections_to_come(make_app: Any) -
     assert len(calls) == 1
 
 
-def test_the_listeners_of_two_engines_both_prepare_the_connection_they_share(make_app: Any) -> None:
+def test_what_listeners_set_is_of_their_engine_although_it_shares_the_connection(
+    make_app: Any,
+) -> None:
     app = make_app("psycopg")
-    first, second = app.make_engine(), app.make_engine()
-    sa.event.listen(first, "connect", lambda c, _: c.execute("SET lock_timeout = '7s'"))
-    sa.event.listen(second, "connect", lambda c, _: c.execute("SET statement_timeout = '8s'"))
-    with sandbox.sandboxed(first):
-        add(first, "a")
-        assert seen(second) == ["a"]
-        with second.connect() as connection:
-            assert connection.scalar(sa.text("SHOW lock_timeout")) == "7s"
-            assert connection.scalar(sa.text("SHOW statement_timeout")) == "8s"
+    first, second, third = app.make_engine(), app.make_engine(), app.make_engine()
+    sa.event.listen(first, "connect", lambda c, _: c.execute("SET work_mem = '7MB'"))
+    sa.event.listen(second, "connect", lambda c, _: c.execute("SET temp_buffers = '9MB'"))
+
+    def shown(engine: sa.Engine) -> tuple[str, str]:
+        with engine.connect() as connection:
+            asked = [connection.scalar(sa.text(f"SHOW {n}")) for n in ("work_mem", "temp_buffers")]
+            return asked[0], asked[1]
+
+    for order in ((first, second, third), (third, second, first)):
+        with sandbox.sandboxed(first):
+            add(order[0], "a")
+            seen_by = {engine: shown(engine) for engine in order}
+            assert seen_by == {first: ("7MB", "8MB"), second: ("4MB", "9MB"), third: ("4MB", "8MB")}
+            assert seen(order[2]) == ["a"]
 
 
 def test_checkout_and_checkin_listeners_fire_as_in_production(app: App) -> None:
@@ -312,11 +320,11 @@ def test_a_do_connect_listener_may_make_the_connection(make_app: Any) -> None:
     @sa.event.listens_for(engine, "do_connect")
     def token(dialect: Any, record: Any, args: Any, params: Any) -> None:
         calls.append(params)
-        params["application_name"] = "with a token"
+        params["options"] = "-c lock_timeout=7s"
 
     with sandbox.sandboxed(engine):
         with engine.connect() as connection:
-            assert connection.scalar(sa.text("SHOW application_name")) == "with a token"
+            assert connection.scalar(sa.text("SHOW lock_timeout")) == "7s"
     assert len(calls) == 1
 
 
@@ -490,7 +498,60 @@ def test_the_isolation_level_of_the_checkout(pg_app: App) -> None:
         assert pg_app.run(level) == "repeatable read"
 
 
-def test_a_stronger_level_that_comes_too_late_is_warned_about(pg_app: App) -> None:
+def test_a_stronger_level_that_comes_too_late_is_refused(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        add(engine, "a")
+        serializable = engine.execution_options(isolation_level="SERIALIZABLE")
+        with pytest.raises(UnsupportedInSandboxError, match="Check out with isolation_level="):
+            seen(serializable)
+        with engine.connect() as connection:
+            with pytest.raises(UnsupportedInSandboxError):
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            connection.rollback()
+            assert connection.scalars(SELECT).all() == ["a"]
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+def test_a_stronger_level_is_taken_while_nothing_was_written(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        assert seen(engine) == []
+        with engine.execution_options(isolation_level="SERIALIZABLE").connect() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            assert connection.scalars(SELECT).all() == []
+            assert raw._target.stack.isolation == "SERIALIZABLE"
+        add(engine, "a")
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+def test_session_characteristics_are_those_of_the_transactions_to_come(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        raw = engine.raw_connection()
+        cursor = raw.cursor()
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        raw.commit()
+        cursor.execute("SELECT name FROM items")
+        cursor.execute("SHOW transaction_isolation")
+        assert [tuple(row) for row in cursor.fetchall()] == [("serializable",)]
+        virtual: Any = raw.dbapi_connection
+        assert virtual._target.stack.isolation == "SERIALIZABLE"
+        cursor.close()
+        raw.close()
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+def test_by_policy_it_is_warned_about(pg_app: App) -> None:
     engine = pg_app.make_engine()
 
     def case() -> None:
@@ -504,7 +565,7 @@ def test_a_stronger_level_that_comes_too_late_is_warned_about(pg_app: App) -> No
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
             assert connection.scalars(SELECT).all() == ["a"]
 
-    with sandbox.sandboxed(engine):
+    with sandbox.sandboxed(engine, late_isolation="warn"):
         pg_app.run(case)
 
 

@@ -202,6 +202,70 @@ def test_a_statement_timeout_is_the_transactions_own_failure(pg_app: App) -> Non
         pg_app.run(case)
 
 
+def test_a_statement_that_the_server_was_told_to_cancel_fails_alone(pg_app: App) -> None:
+    """pg_cancel_backend: the transaction has failed, and the sandbox lives on."""
+    engine = pg_app.make_engine()
+    running = threading.Event()
+
+    def cancel(pid: int) -> None:
+        running.wait()
+        with psycopg.connect(pg_app.outside_url, autocommit=True) as outside:
+            query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%pg_sleep%%'"
+            while not outside.execute(query, [pid]).fetchone():
+                pass
+            outside.execute("SELECT pg_cancel_backend(%s)", [pid])
+
+    def case() -> None:
+        add(engine, "a")
+        with engine.connect() as connection:
+            pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            canceller = threading.Thread(target=cancel, args=(pid,))
+            canceller.start()
+            connection.execute(sa.insert(items).values(name="lost"))
+            running.set()
+            with pytest.raises(sa.exc.DBAPIError, match="cancel"):
+                connection.exec_driver_sql("SELECT pg_sleep(50)")
+            canceller.join()
+        add(engine, "b")
+        assert seen(engine) == ["a", "b"]
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
+@pytest.mark.parametrize("hidden", ["COMMIT AND CHAIN", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
+@pytest.mark.filterwarnings("ignore:.*ended the transaction around it")
+def test_a_transaction_that_was_exchanged_is_found_at_the_checkin(pg_app: App, hidden: str) -> None:
+    """The connection is in a transaction all the time; but not in ours."""
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        with engine.connect() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            connection.execute(sa.insert(items).values(name="a"))
+            real = raw._target.real
+            raw._io.call(real, raw._target.driver.send, real, [hidden])
+
+    with pytest.raises(SandboxEscapeError), sandbox.sandboxed(engine):
+        pg_app.run(case)
+    pg_app.empty()
+
+
+def test_an_application_name_of_the_applications_own_is_no_escape(pg_app: App) -> None:
+    engine = pg_app.make_engine()
+
+    def case() -> None:
+        add(engine, "a")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "DO $$ BEGIN PERFORM set_config('application_name', 'x', false); END $$"
+            )
+            assert connection.scalar(sa.text("SHOW application_name")) == "x"
+
+    with sandbox.sandboxed(engine):
+        pg_app.run(case)
+
+
 def test_a_cancelled_waiter_loses_nothing(make_app: Callable[[str], App]) -> None:
     engine = AsyncEngine(make_app("asyncpg").make_engine())
 

@@ -646,7 +646,7 @@ def test_engines_in_memory_made_by_each_test_leave_nothing() -> None:
 def test_open_transactions_that_were_forgotten_leave_the_context(
     make_app: Callable[[str], App],
 ) -> None:
-    from sandbox.core.transaction import _lineage
+    from sandbox.core.lineage import _lineage
 
     engine = make_app("psycopg").make_engine()
 

@@ -8,8 +8,13 @@ import threading
 
 import pytest
 
+from sandbox.core.frames import Poison, Transaction
+from sandbox.core.lineage import descends, enlist
 from sandbox.core.statements import Kind
-from sandbox.core.transaction import Poison, Stack, Transaction, descends, enlist
+from sandbox.core.transaction import MARKER, Stack
+
+MARK = f"SAVEPOINT {MARKER}"
+END = [f"ROLLBACK TO {MARK}", "ROLLBACK"]
 
 
 @pytest.fixture
@@ -70,22 +75,22 @@ def committed(stack: Stack) -> Transaction:
 
 def test_the_first_transaction_is_the_outer_one_and_needs_no_savepoint(fresh: Stack) -> None:
     first = Transaction()
-    assert read(fresh, first) == ["BEGIN"]
+    assert read(fresh, first) == ["BEGIN", MARK]
     assert write(fresh, first) == []
     assert fresh.commit(first) == []
     assert write(fresh, Transaction()) == ["SAVEPOINT sandbox_1"]
-    assert fresh.finish() == ["ROLLBACK"]
+    assert fresh.finish() == END
 
 
 def test_the_rollback_of_the_first_is_a_rollback_and_the_next_begins_anew(fresh: Stack) -> None:
     first = Transaction()
     write(fresh, first)
-    assert fresh.rollback(first) == ["ROLLBACK"]
+    assert fresh.rollback(first) == END
     assert fresh.finish() == []
     second = Transaction(isolation="SERIALIZABLE")
-    assert write(fresh, second) == ["BEGIN ISOLATION LEVEL SERIALIZABLE"]
+    assert write(fresh, second) == ["BEGIN ISOLATION LEVEL SERIALIZABLE", MARK]
     fail(fresh, second)
-    assert write(fresh, Transaction()) == ["ROLLBACK", "BEGIN"]
+    assert write(fresh, Transaction()) == [*END, "BEGIN", MARK]
 
 
 def test_the_first_one_if_it_only_reads_gives_its_place_away(fresh: Stack) -> None:
@@ -100,7 +105,7 @@ def test_the_first_one_if_it_only_reads_gives_its_place_away(fresh: Stack) -> No
 
 def test_savepoints_of_the_first_are_released_by_the_next(fresh: Stack) -> None:
     first = Transaction()
-    assert savepoint(fresh, first, "here") == ["BEGIN", "SAVEPOINT sandbox_1"]
+    assert savepoint(fresh, first, "here") == ["BEGIN", MARK, "SAVEPOINT sandbox_1"]
     write(fresh, first)
     assert fresh.commit(first) == []
     assert write(fresh, Transaction()) == ["RELEASE SAVEPOINT sandbox_1", "SAVEPOINT sandbox_2"]
@@ -108,7 +113,7 @@ def test_savepoints_of_the_first_are_released_by_the_next(fresh: Stack) -> None:
 
 def test_a_first_one_that_is_read_only_needs_a_savepoint(fresh: Stack) -> None:
     first = Transaction(read_only=True)
-    assert read(fresh, first) == ["BEGIN", "SAVEPOINT sandbox_1", "SET TRANSACTION READ ONLY"]
+    assert read(fresh, first) == ["BEGIN", MARK, "SAVEPOINT sandbox_1", "SET TRANSACTION READ ONLY"]
     fresh.commit(first)
     assert write(fresh, Transaction()) == ["RELEASE SAVEPOINT sandbox_1", "SAVEPOINT sandbox_2"]
 
@@ -155,7 +160,7 @@ def test_one_that_never_ran_a_statement_sends_nothing(fresh: Stack) -> None:
 def test_the_end_rolls_back_and_leaves_everybody_over(stack: Stack) -> None:
     first = Transaction()
     write(stack, first)
-    assert stack.finish() == ["ROLLBACK"]
+    assert stack.finish() == END
     assert first.over
     assert stack.finish() == []
 
@@ -179,9 +184,9 @@ def test_a_thousand_transactions_pile_nothing_up(stack: Stack) -> None:
 
 def test_the_first_ones_isolation_level_is_that_of_the_outer_transaction(fresh: Stack) -> None:
     sent = read(fresh, Transaction(isolation="SERIALIZABLE"))
-    assert sent == ["BEGIN ISOLATION LEVEL SERIALIZABLE"]
+    assert sent == ["BEGIN ISOLATION LEVEL SERIALIZABLE", MARK]
     assert fresh.isolation == "SERIALIZABLE"
-    assert fresh.finish() == ["ROLLBACK"]
+    assert fresh.finish() == END
     assert fresh.isolation is None
 
 
@@ -228,7 +233,7 @@ def test_what_a_read_only_one_calls_does_not_keep_others_inside_it(stack: Stack)
 
 def test_the_rollback_of_a_read_only_one_ends_what_it_set(stack: Stack) -> None:
     reader = Transaction(read_only=True)
-    stack.enter(reader, Kind.SET_LOCAL)
+    stack.enter(reader, Kind.WRITE)
     assert stack.rollback(reader) == ["ROLLBACK TO SAVEPOINT sandbox_1"]
     assert write(stack, Transaction()) == [], "rolling back has ended READ ONLY, too"
 
@@ -480,7 +485,7 @@ def test_both_committing_is_no_poison(stack: Stack) -> None:
     committed(stack)
     stack.commit(parent)
     committed(stack)
-    assert stack.finish() == ["ROLLBACK"]
+    assert stack.finish() == END
     assert stack.poison is None
 
 

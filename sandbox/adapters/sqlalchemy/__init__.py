@@ -94,7 +94,8 @@ class SQLAlchemyAdapter:
             raise UnsupportedTargetError(
                 f"{engine!r} uses {engine.dialect.name}+{engine.dialect.driver}, which cannot be"
                 f" sandboxed. Supported: postgresql with psycopg (sync and async), psycopg2 or"
-                f" asyncpg; sqlite with pysqlite or aiosqlite."
+                f" asyncpg; sqlite with pysqlite or aiosqlite; mysql and mariadb with pymysql,"
+                f" aiomysql or asyncmy."
             )
         database = self._database(engine)
         name = describe(engine.url)
@@ -122,6 +123,17 @@ class SQLAlchemyAdapter:
     def close_idle(self) -> None:
         """Close the real connections that wait for the next sandbox. Not from a running loop."""
         self._idle.close()
+
+    def disconnect(self, database: Hashable) -> None:
+        """Close those, and those that lie in the pools of this database's engines."""
+        self._idle.close()
+        with self._lock:
+            engines = [engine for engine, its in self._databases.items() if its == database]
+        for engine in engines:
+            old = engine.pool
+            if is_adopted(old):
+                engine.pool = old.recreate()
+                old.dispose()
 
     # -- adoption ----------------------------------------------------------------------------
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
 from sandbox.adapters.sqlalchemy.io import GreenletIO, HomeIO, uninterrupted
+from sandbox.adapters.sqlalchemy.listening import ListeningAsyncpg, ListeningAsyncPsycopg
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import IO, Driver, Session, ThreadIO
-from sandbox.connection.drivers.psycopg import Psycopg, PsycopgConnection
+from sandbox.connection.drivers.psycopg import Psycopg
 from sandbox.connection.drivers.psycopg2 import Psycopg2
 from sandbox.connection.drivers.sqlite import Sqlite, VirtualSqlite
-from sandbox.connection.virtual import VirtualConnection
+from sandbox.connection.virtual import CONTROL, VirtualConnection
+from sandbox.core.effects import resolved
+from sandbox.core.statements import Kind, Statement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
@@ -35,6 +40,9 @@ __all__ = (
 class _Adapted(VirtualConnection):
     """What SQLAlchemy's ``AdaptedConnection`` has."""
 
+    _natives: ClassVar[Mapping[str, str]] = {}
+    """Of the driver's own connection what is done here, by name: nothing is sent for it."""
+
     @property
     def driver_connection(self) -> Any:
         """The driver's own connection, each call of which joins the transaction."""
@@ -46,7 +54,8 @@ class _Adapted(VirtualConnection):
 
     def run_async(self, fn: Callable[[Any], Any]) -> Any:
         """Run a coroutine function with the driver's connection, in the transaction."""
-        return self._on_real(lambda real: real.run_async(fn), "run_async()")
+        statement = Statement(Kind.WRITE, "run_async()")
+        return self._on_real(lambda real: real.run_async(fn), statement)
 
 
 class DriverConnection:
@@ -73,7 +82,11 @@ class DriverConnection:
         return _DriverTransaction(self._virtual, options)
 
     def __getattr__(self, name: str) -> Any:
-        virtual = self._virtual
+        virtual: Any = self._virtual
+        if name in virtual._natives:
+            return getattr(virtual, virtual._natives[name])
+        if name in _ENDINGS:
+            return partial(greenlet_spawn, getattr(virtual, name))
         awaited = virtual._driver.awaited
         native = getattr(virtual._driver.native_class(), name, None)
         if not inspect.iscoroutinefunction(native) and name not in awaited:
@@ -83,11 +96,38 @@ class DriverConnection:
             def on_real(real: Any) -> Any:
                 return await_only(_awaited(getattr(real._connection, name)(*args, **kwargs)))
 
-            return await greenlet_spawn(virtual._on_real, on_real, f"{name}()")
+            statement = Statement(Kind.WRITE, f"{name}()")
+            if name in _WITH_TEXT and args and isinstance(args[0], str):
+                statement = _statement(virtual, *args)
+                if statement.kind in CONTROL:
+                    return await greenlet_spawn(_control, virtual, args[0])
+            return await greenlet_spawn(virtual._on_real, on_real, statement)
 
         if name in awaited:
             return lambda *args, **kwargs: _Result(call(*args, **kwargs))
         return call
+
+
+_WITH_TEXT = frozenset({"execute", "fetch", "fetchrow", "fetchval"})
+_ENDINGS = frozenset({"commit", "rollback", "close"})
+
+
+def _statement(virtual: VirtualConnection, text: str, *bound: Any) -> Statement:
+    """What the text that is given to the driver's own connection does."""
+    statement: Statement = virtual._driver.dialect.classify(text)
+    if not statement.effects:
+        return statement
+    # psycopg takes the values as one argument, asyncpg one by one.
+    values = bound[0] if len(bound) == 1 and isinstance(bound[0], (dict, list, tuple)) else bound
+    return replace(statement, effects=tuple(resolved(e, values) for e in statement.effects))
+
+
+def _control(virtual: VirtualConnection, text: str) -> str:
+    """Transaction control given to the driver's own connection is the virtual one's."""
+    cursor = virtual.cursor()
+    cursor.execute(text)
+    cursor.close()
+    return text.split(maxsplit=1)[0].upper()
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -190,7 +230,7 @@ class AsyncPsycopg(Psycopg):
             real.set_deferrable(session.deferrable)
 
 
-class VirtualAsyncPsycopg(_Adapted, PsycopgConnection):
+class VirtualAsyncPsycopg(ListeningAsyncPsycopg, _Adapted):
     """SQLAlchemy's adapted psycopg connection as the application sees it."""
 
 
@@ -198,6 +238,7 @@ class Asyncpg(Driver):
     """``asyncpg.Connection``."""
 
     name: ClassVar[str] = "asyncpg"
+    natively_autocommits: ClassVar[bool] = True
     awaited: ClassVar[frozenset[str]] = frozenset()
     """Methods of the native connection that return an awaitable without being coroutines."""
     dialect: ClassVar[Dialect] = POSTGRESQL
@@ -239,6 +280,27 @@ class Asyncpg(Driver):
         trips: int = await_only(uninterrupted(_send(real._connection, statements)))
         return trips
 
+    def check(self, real: Any, statements: Sequence[str]) -> None:
+        try:
+            self.send(real, statements)
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy knows which are the server's
+            real._handle_exception(error)
+
+    def ask(self, real: Any, sql: str) -> list[tuple[Any, ...]]:
+        records = await_only(uninterrupted(real._connection.fetch(sql)))
+        return [tuple(record) for record in records]
+
+    def application_name(self, real: Any) -> str | None:
+        name: str | None = real._connection.get_settings().application_name
+        return name
+
+    def pid(self, real: Any) -> int:
+        return int(real._connection.get_server_pid())
+
+    def server_cursor(self, cursor: Any) -> str | None:
+        name: str | None = getattr(cursor._cursor, "_portal_name", None)
+        return name
+
     def in_transaction(self, real: Any) -> bool:
         return bool(real._connection.is_in_transaction())
 
@@ -267,25 +329,21 @@ class Asyncpg(Driver):
 
 
 async def _send(connection: Any, statements: Sequence[str]) -> int:
-    """Begin and end with asyncpg's own calls: it lets cursors exist only in what it began."""
-    trips, rest = 0, list(statements)
-    if "ROLLBACK" in rest:
-        # What was to be done before it goes with it.
-        del rest[: rest.index("ROLLBACK") + 1]
-        await connection._top_xact.rollback()
-        trips += 1
-    plain = [s for s in rest if not s.startswith("BEGIN")]
-    for begin in (s for s in rest if s.startswith("BEGIN")):
+    """All in one round trip, and tell asyncpg: it lets cursors exist only in what it began."""
+    begin = next((s for s in statements if s.startswith("BEGIN")), None)
+    await connection.execute("; ".join(statements))
+    if "ROLLBACK" in statements:
+        connection._top_xact = None
+    if begin is not None:
         level = begin.removeprefix("BEGIN").removeprefix(" ISOLATION LEVEL ")
-        await connection.transaction(isolation=_asyncpg_level(level or None)).start()
-        trips += 1
-    if plain:
-        await connection.execute("; ".join(plain))
-        trips += 1
-    return trips
+        transaction = connection.transaction(isolation=_asyncpg_level(level or None))
+        # What Transaction.start() does beside sending BEGIN.
+        transaction._state = type(transaction._state).STARTED
+        connection._top_xact = transaction
+    return 1
 
 
-class VirtualAsyncpg(_Adapted):
+class VirtualAsyncpg(ListeningAsyncpg, _Adapted):
     """SQLAlchemy's adapted asyncpg connection as the application sees it."""
 
     @property
@@ -405,4 +463,8 @@ _DRIVERS: dict[tuple[str, bool], tuple[Driver, IO]] = {
 
 def driver_for(dialect: Any) -> tuple[Driver, IO] | None:
     """The driver and the way to wait for an SQLAlchemy dialect; None if it is not supported."""
+    if dialect.name in {"mysql", "mariadb"}:
+        from sandbox.adapters.sqlalchemy.mysql import MYSQL_DRIVERS
+
+        return MYSQL_DRIVERS.get((dialect.driver, dialect.is_async))
     return _DRIVERS.get((dialect.driver, dialect.is_async))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
 __all__ = (
+    "MYSQL_DRIVERS",
     "PrivateDatabase",
     "database_of_connection",
     "database_of_url",
@@ -21,6 +22,10 @@ __all__ = (
     "in_memory",
     "user_of_connection",
 )
+
+
+MYSQL_DRIVERS = frozenset({"pymysql", "aiomysql", "asyncmy"})
+_MYSQL = frozenset({"mysql", "mariadb"})
 
 
 class PrivateDatabase:
@@ -61,6 +66,9 @@ def database_of_url(url: URL) -> Hashable:
         if database.startswith("file:"):
             database = database.removeprefix("file:").partition("?")[0]
         return ("sqlite", os.path.realpath(database))
+    if backend in _MYSQL:
+        socket = url.query.get("unix_socket")
+        return _mysql(url.host, url.port, str(socket) if socket else None, url.database)
     host, port = url.host, url.port
     query_host = url.query.get("host")
     if not host and isinstance(query_host, str):
@@ -87,6 +95,9 @@ def database_of_connection(driver_name: str, real: Any) -> Hashable | None:
                 "postgresql", str(path.parent), int(path.suffix[1:]), parameters.database
             )
         return _server("postgresql", address[0], address[1], parameters.database)
+    if driver_name in MYSQL_DRIVERS:
+        facts = ("host", "port", "unix_socket", "db")
+        return _mysql(*(_mysql_fact(native, name) for name in facts))
     if driver_name in {"sqlite3", "aiosqlite"}:
         native = getattr(native, "_conn", native)
         path = native.execute("PRAGMA database_list").fetchone()[2]
@@ -101,6 +112,9 @@ def user_of_connection(driver_name: str, real: Any) -> str | None:
         return str(native._params.user)
     if driver_name in {"sqlite3", "aiosqlite"}:
         return None
+    if driver_name in MYSQL_DRIVERS:
+        user = _mysql_fact(native, "user")
+        return user.decode() if isinstance(user, bytes) else str(user)
     return str(native.info.user)
 
 
@@ -109,6 +123,17 @@ def describe(url: URL) -> str:
     if url.get_backend_name() == "sqlite":
         return f"SQLite {url.database or 'in memory'}"
     return f"database {url.database or url.username!r}"
+
+
+def _mysql(host: Any, port: Any, socket: Any, database: Any) -> Hashable:
+    if socket:
+        return ("mysql", os.path.realpath(socket), None, database)
+    return _server("mysql", host, port or 3306, database)
+
+
+def _mysql_fact(native: Any, name: str) -> Any:
+    """PyMySQL has it by its name, the others with an underscore."""
+    return getattr(native, name, None) or getattr(native, f"_{name}", None)
 
 
 def _server(backend: str, host: str | None, port: int | None, database: str | None) -> Hashable:

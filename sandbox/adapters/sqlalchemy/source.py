@@ -54,7 +54,13 @@ _HARMLESS = frozenset(
 )
 
 # Where and who: the connection itself tells, whoever made it.
-_KNOWN = frozenset({"database", "dbname", "host", "password", "port", "positional", "user"})
+_KNOWN = frozenset(
+    ["database", "db", "dbname", "host", "password", "port", "positional", "unix_socket", "user"]
+)
+
+
+# Whose functions listen by themselves; other modules there may hold an application's.
+_SQLALCHEMY = frozenset({"sqlalchemy.engine.create", "sqlalchemy.util.langhelpers"})
 
 
 class Idle:
@@ -119,11 +125,18 @@ class EngineSource:
         self.database = database
         self.name = describe(engine.url)
         self.info: dict[Any, Any] = {}
+        self.settings: dict[str, str] = {}
         self._pool: Pool = engine.pool
-        # What SQLAlchemy itself does to a connection depends on these.
-        self._codecs = tuple(
-            getattr(engine.dialect, name, None)
-            for name in ("_json_serializer", "_json_deserializer", "_native_inet_types")
+        # What SQLAlchemy itself does to a connection depends on these. JSON it leaves to the driver
+        # on PostgreSQL only, and where that can be told for each cursor it makes no difference.
+        names: tuple[str, ...] = ("_json_serializer", "_json_deserializer")
+        functions = tuple(getattr(engine.dialect, name, None) for name in names)
+        self._plain_json = getattr(self.driver, "plain_json", None) if any(functions) else None
+        self._json = functions if self._plain_json is not None else None
+        by_connection = any(functions) and engine.dialect.name == "postgresql"
+        self._codecs = (
+            functions if by_connection and self._json is None else None,
+            getattr(engine.dialect, "_native_inet_types", None),
         )
         self._idle = idle
         self._find = find
@@ -166,9 +179,10 @@ class EngineSource:
         physical = self.open()
         if self._single:
             return
-        kind: Hashable = _SPARE
+        kind = self._spare
         if self._find_quietly():
             self._take_over(physical)
+            self._keep_settings(physical)
             kind = physical.home
         # An application may make an engine for each test: one such connection is enough.
         if not self._idle.put_first((self.key, kind), physical):
@@ -204,7 +218,7 @@ class EngineSource:
         """A new real connection, prepared by the application's listeners."""
         if self._only is not None:
             return self._only
-        spare = self._idle.take((self.key, _SPARE)) if self._session is not None else None
+        spare = self._idle.take((self.key, self._spare)) if self._session is not None else None
         if spare is not None:
             return spare
         return self._open(self.io.shelter())
@@ -235,8 +249,12 @@ class EngineSource:
             home,
         )
         physical.prepared(self)
+        if self._plain_json is not None:
+            self._plain_json(real)
         if self._session is None:
-            self._session = self.driver.session(real)
+            self._session = self.io.call(real, self.driver.session, real)
+            if self._json is not None:
+                self._session.extra["json"] = self._json
             self._user = user_of_connection(self.driver.name, real)
             self.info = dict(record.info)
         return physical
@@ -275,6 +293,7 @@ class EngineSource:
             self._idle.sweep()
             physical = self._open(home)
             self._take_over(physical)
+            self._keep_settings(physical)
         return physical
 
     def give_back(self, physical: PhysicalConnection, *, reusable: bool = True) -> None:
@@ -299,6 +318,7 @@ class EngineSource:
                 for listener in source._listeners():
                     self.io.call(physical.real, listener, physical.real, record)
                 self._take_over(physical)
+                source._keep_settings(physical)
 
     def prepare_inside(self, shared: SharedConnection) -> None:
         """Run them in the sandbox, on a virtual connection, so that they end no transaction."""
@@ -310,6 +330,8 @@ class EngineSource:
         for listener in listeners:
             listener(virtual, record)
         virtual.commit()
+        if (session := virtual._memory[1]) is not None:
+            shared.keep_settings(self, session)
         virtual.close()
 
     def _listeners(self) -> list[Callable[[Any, Any], None]]:
@@ -317,11 +339,21 @@ class EngineSource:
         return [
             listener
             for listener in self._pool.dispatch.connect
-            if not getattr(listener, "__module__", "").startswith("sqlalchemy.")
+            if getattr(listener, "__module__", None) not in _SQLALCHEMY
         ]
 
     def _twins(self) -> list[EngineSource]:
         return [s for s in self._every() if s is self or (s._session and s.key == self.key)]
+
+    @property
+    def _spare(self) -> Hashable:
+        """What is prepared by listeners is only for who has them."""
+        return (_SPARE, self) if self._listeners() else _SPARE
+
+    def _keep_settings(self, physical: PhysicalConnection) -> None:
+        """What listeners SET is for this engine's connections, and not for others that share."""
+        if self._listeners():
+            self.settings = physical.take_settings(self.io)
 
     def _take_over(self, physical: PhysicalConnection) -> None:
         def take_over(real: Any) -> None:
@@ -372,15 +404,22 @@ def discard(real: Any) -> None:
     """Let go of a driver's connection from anywhere, without I/O if that is not possible here."""
     force = getattr(real, "_terminate_force_close", None)
     native = getattr(real, "_connection", None)
-    loop, transport = getattr(native, "_loop", None), getattr(native, "_transport", None)
+    # aiomysql has streams, the others a transport.
+    stream = getattr(native, "_writer", None) or native
+    transport = getattr(stream, "transport", None) or getattr(stream, "_transport", None)
+    loop = getattr(native, "_loop", None)
     with contextlib.suppress(Exception):  # nobody is left to tell
         if force is not None:
             force()
         elif native is not None and hasattr(native, "pgconn"):
             native.pgconn.finish()
+        elif native is not None and hasattr(native, "ensure_closed"):
+            native.close()
         else:
             real.close()
     # The transport of a closed loop waits for a call from it to close its socket.
     if loop is not None and transport is not None and loop.is_closed():
         with contextlib.suppress(Exception):
             transport._call_connection_lost(None)
+        if native is not None and stream is not native:
+            native._writer = None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import Driver, Session
-from sandbox.connection.virtual import VirtualConnection
+from sandbox.connection.listening import ListeningConnection, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sandbox.connection.channels import Inbox, Notification
     from sandbox.connection.cursor import VirtualCursor
     from sandbox.connection.dialect import Dialect
+    from sandbox.connection.virtual import VirtualConnection
 
-__all__ = ("Psycopg", "PsycopgConnection", "VirtualPsycopg")
+__all__ = ("Psycopg", "PsycopgConnection", "VirtualPsycopg", "notification")
 
 
 class Psycopg(Driver):
@@ -69,9 +73,39 @@ class Psycopg(Driver):
             _native(real).cancel()
             raise errors.OperationalError("a statement that was interrupted is still running")
         result = pgconn.exec_("; ".join(statements).encode())
-        if result.status != pq.ExecStatus.COMMAND_OK:
+        if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
             raise errors.error_from_result(result)
         return 1
+
+    def ask(self, real: Any, sql: str) -> list[tuple[Any, ...]]:
+        from psycopg import errors, pq
+
+        result = _native(real).pgconn.exec_(sql.encode())
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise errors.error_from_result(result)
+        return [
+            tuple(_text(result.get_value(row, column)) for column in range(result.nfields))
+            for row in range(result.ntuples)
+        ]
+
+    def forget_plans(self, real: Any) -> list[str]:
+        # What psycopg does when it sees a rollback pass (psycopg._preparing.PrepareManager).
+        prepared = getattr(_native(real), "_prepared", None)
+        if prepared is None or not prepared.clear():
+            return []
+        # It would send this by itself, in a round trip of its own.
+        prepared._to_flush.clear()
+        return ["DEALLOCATE ALL"]
+
+    def application_name(self, real: Any) -> str | None:
+        return _text(_native(real).pgconn.parameter_status(b"application_name"))
+
+    def pid(self, real: Any) -> int:
+        return int(_native(real).pgconn.backend_pid)
+
+    def server_cursor(self, cursor: Any) -> str | None:
+        native = getattr(cursor, "_cursor", cursor)
+        return None if native.withhold else str(native.name)
 
     def in_transaction(self, real: Any) -> bool:
         return bool(_native(real).pgconn.transaction_status in _INSIDE)
@@ -88,7 +122,16 @@ class Psycopg(Driver):
     ) -> Any:
         if "row_factory" in session.extra and "row_factory" not in kwargs:
             kwargs = {**kwargs, "row_factory": session.extra["row_factory"]}
-        return real.cursor(*args, **kwargs)
+        cursor = real.cursor(*args, **kwargs)
+        if "json" in session.extra:
+            _set_json(getattr(cursor, "_cursor", cursor), *session.extra["json"])
+        return cursor
+
+    def plain_json(self, real: Any) -> None:
+        """Take the engine's JSON functions off: each of its cursors is given them instead, since
+        engines that have others, or none, use the same connection.
+        """
+        _set_json(_native(real), json.dumps, json.loads)
 
     def forget_cursor(self, real: Any) -> None:
         getattr(real, "_cursor", real)._closed = True
@@ -109,15 +152,20 @@ _INSIDE = frozenset({1, 2, 3})
 _ACTIVE, _IN_ERROR = 1, 3
 
 
+def _text(value: bytes | None) -> str | None:
+    return value.decode() if value is not None else None
+
+
 def _native(real: Any) -> Any:
     """The psycopg connection below SQLAlchemy's adapted one, or itself."""
     return getattr(real, "_connection", real)
 
 
-class PsycopgConnection(VirtualConnection):
+class PsycopgConnection(ListeningConnection):
     """What psycopg's connections have beyond PEP 249, for both faces."""
 
     _virtual: ClassVar[frozenset[str]] = frozenset({"row_factory", "cursor_factory"})
+    _handlers: tuple[Callable[[Any], object], ...] = ()
 
     @property
     def closed(self) -> bool:
@@ -193,6 +241,41 @@ class PsycopgConnection(VirtualConnection):
             )
         setattr(self._session, name, value)
 
+    def add_notify_handler(self, callback: Callable[[Any], object]) -> None:
+        """Have it called with what came when a transaction or ``notifies()`` is done."""
+        if self._passes_through():
+            self._any_real().add_notify_handler(callback)
+            return
+        self._handlers = (*self._handlers, callback)
+        self._attentive = True
+
+    def remove_notify_handler(self, callback: Callable[[Any], object]) -> None:
+        """ValueError if it is none."""
+        if self._passes_through():
+            self._any_real().remove_notify_handler(callback)
+            return
+        handlers = list(self._handlers)
+        handlers.remove(callback)
+        self._handlers = tuple(handlers)
+
+    def _tell(self, inbox: Inbox) -> None:
+        if self._handlers:
+            for each in inbox.take():
+                self._handle(notification(each))
+
+    def _handle(self, each: Any) -> None:
+        for handler in self._handlers:
+            handler(each)
+
+    def _discourage_handlers(self) -> None:
+        if self._handlers:
+            warnings.warn(
+                "using 'notifies()' together with notifies handlers on the same connection is not"
+                " reliable. Please use only one of these methods",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     @property
     def info(self) -> Any:
         """``psycopg.ConnectionInfo``, with this connection's own transaction status."""
@@ -208,6 +291,26 @@ class VirtualPsycopg(PsycopgConnection):
         cursor = self.cursor(**binary)
         cursor.execute(query, *args, **kwargs)
         return cursor
+
+    def notifies(
+        self, *, timeout: float | None = None, stop_after: int | None = None
+    ) -> Iterator[Any]:
+        """Yield ``psycopg.Notify`` as they come; nobody else is held up meanwhile."""
+        inbox = self._listens()
+        if inbox is None:
+            yield from self._any_real().notifies(timeout=timeout, stop_after=stop_after)
+            return
+        self._discourage_handlers()
+        reading = Reading(self, inbox, timeout, stop_after)
+        with contextlib.closing(reading.batches()) as batches:
+            for batch in batches:
+                if not batch:
+                    with reading.bell() as bell:
+                        self._io.lock(bell, reading.remaining)
+                while batch:
+                    each = notification(batch.popleft())
+                    self._handle(each)
+                    yield each
 
     @contextlib.contextmanager
     def transaction(
@@ -261,6 +364,22 @@ class _Info:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+
+def _set_json(context: Any, dumps: Any, loads: Any) -> None:
+    from psycopg.types.json import set_json_dumps, set_json_loads
+
+    if dumps is not None:
+        set_json_dumps(dumps, context)
+    if loads is not None:
+        set_json_loads(loads, context)
+
+
+def notification(each: Notification) -> Any:
+    """As psycopg's own class has it."""
+    from psycopg import Notify
+
+    return Notify(each.channel, each.payload, each.pid)
 
 
 def _level(name: str | None) -> Any:

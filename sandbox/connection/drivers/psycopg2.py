@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sandbox.connection.dialect import POSTGRESQL
 from sandbox.connection.driver import Driver, Session
-from sandbox.connection.virtual import VirtualConnection
+from sandbox.connection.listening import ListeningConnection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandbox.connection.channels import Inbox
     from sandbox.connection.dialect import Dialect
+    from sandbox.connection.virtual import VirtualConnection
 
 __all__ = ("Psycopg2", "VirtualPsycopg2")
 
@@ -64,9 +67,26 @@ class Psycopg2(Driver):
             real.autocommit = True
 
     def send(self, real: Any, statements: Sequence[str]) -> int:
-        with real.cursor() as cursor:
+        from psycopg2.extensions import cursor as plain
+
+        with real.cursor(cursor_factory=plain) as cursor:
             cursor.execute("; ".join(statements))
         return 1
+
+    def ask(self, real: Any, sql: str) -> list[tuple[Any, ...]]:
+        from psycopg2.extensions import cursor as plain
+
+        with real.cursor(cursor_factory=plain) as cursor:
+            cursor.execute(sql)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def application_name(self, real: Any) -> str | None:
+        name: str | None = real.get_parameter_status("application_name")
+        return name
+
+    def pid(self, real: Any) -> int:
+        return int(real.get_backend_pid())
 
     def in_transaction(self, real: Any) -> bool:
         # TRANSACTION_STATUS_ACTIVE, _INTRANS, _INERROR
@@ -88,7 +108,16 @@ class Psycopg2(Driver):
             # psycopg2 sees autocommit, and would refuse a named cursor that ends with a
             # transaction. The sandbox's never commits, so that there is no difference.
             kwargs = {**kwargs, "withhold": True}
-        return real.cursor(*args, **kwargs)
+        cursor = real.cursor(*args, **kwargs)
+        if "json" in session.extra:
+            _set_json(cursor, session.extra["json"][1])
+        return cursor
+
+    def plain_json(self, real: Any) -> None:
+        """Take the engine's JSON function off: each of its cursors is given it instead, since
+        engines that have another, or none, use the same connection.
+        """
+        _set_json(real, json.loads)
 
     def text(self, query: Any, real: Any) -> str:
         if hasattr(query, "as_string"):
@@ -102,7 +131,15 @@ class Psycopg2(Driver):
         return error
 
 
-class VirtualPsycopg2(VirtualConnection):
+def _set_json(context: Any, loads: Any) -> None:
+    from psycopg2 import extras
+
+    if loads is not None:
+        extras.register_default_json(context, loads=loads)
+        extras.register_default_jsonb(context, loads=loads)
+
+
+class VirtualPsycopg2(ListeningConnection):
     """``psycopg2.extensions.connection`` as the application sees it."""
 
     _virtual: ClassVar[frozenset[str]] = frozenset({"cursor_factory"})
@@ -179,6 +216,43 @@ class VirtualPsycopg2(VirtualConnection):
     def get_transaction_status(self) -> int:
         """The virtual connection's own."""
         return 3 if self._failed else 2 if self._in_use else 0
+
+    @property
+    def notifies(self) -> Any:
+        """What :meth:`poll` and transactions have brought in."""
+        inbox = self._listens(anew=True)
+        if inbox is None:
+            return self._any_real().notifies
+        return inbox.extra.setdefault("notifies", [])
+
+    @notifies.setter
+    def notifies(self, value: Any) -> None:
+        inbox = self._listens(anew=True)
+        if inbox is None:
+            self._any_real().notifies = value
+        else:
+            inbox.extra["notifies"] = value
+
+    def poll(self) -> int:
+        """POLL_OK, after moving what has come to ``notifies``."""
+        inbox = self._listens()
+        if inbox is None:
+            return int(self._any_real().poll())
+        inbox.check_open()
+        if self._transaction is not None:
+            # The server would have sent nothing yet: select() is to wait.
+            inbox.hush()
+        else:
+            self._tell(inbox)
+        return 0
+
+    def _tell(self, inbox: Inbox) -> None:
+        from psycopg2.extensions import Notify
+
+        # A list, or whatever has append() and was put in its place.
+        notifies = inbox.extra.setdefault("notifies", [])
+        for each in inbox.take():
+            notifies.append(Notify(each.pid, each.channel, each.payload))
 
     def _set(self, name: str, value: Any) -> None:
         if self._in_use:
