@@ -91,7 +91,7 @@ class Line:
         """Send control statements of ours, which do not fail on a connection that is well."""
         if not statements:
             return
-        if self.physical.schema_changed and any(s.startswith("ROLLBACK TO") for s in statements):
+        if self.physical.schema_changed and any(s.startswith("ROLLBACK") for s in statements):
             statements = [*statements, *self.driver.forget_plans(self.real)]
         # It would succeed in somebody else's transaction, too, and hide that ours has ended.
         if "ROLLBACK" in statements and not (self.driver.lost(self.real) or self.is_contained(io)):

@@ -27,6 +27,9 @@ from sandbox.errors import (
 )
 from tests.fix_db import App, items, terminate
 
+# SQLAlchemy's, for connections whose end was refused or interrupted.
+pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up")
+
 SELECT = sa.select(items.c.name).order_by(items.c.id)
 
 

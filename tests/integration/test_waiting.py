@@ -20,6 +20,9 @@ from sandbox.core.owner import run_as, set_owner
 from sandbox.errors import InterleavedTransactionError, SandboxBusyError
 from tests.fix_db import App, items
 
+# SQLAlchemy's, for connections whose end was refused or interrupted.
+pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up")
+
 INSERT = sa.insert(items)
 
 
