@@ -193,6 +193,8 @@ class _Named(RunDatabase):
         urls.refuse_unless_test_database(url, allow_any=allow_any)
         self._url = url
         self._clock = clock
+        self._filled: str | None = None
+        """A table that had rows before this run."""
         self._files: RunFiles | None = None
         shared = os.environ.get(FILES_VARIABLE)
         if shared:
@@ -227,6 +229,8 @@ class _Named(RunDatabase):
             return "no sandbox_migrations say how to build it again"
         if self._files is not None:
             return "the other workers of pytest-xdist are using it"
+        if self._filled is not None:
+            return f"its table {self._filled} had rows before this run, which would be lost"
         return renewal.obstacle(self._url)
 
     def renew(self) -> None:
@@ -240,7 +244,9 @@ class _Named(RunDatabase):
 
     def _build(self, action: Callable[[], None]) -> None:
         from sandbox.databases.clock import arrange
+        from sandbox.pytest_plugin import renewal
 
+        self._filled = renewal.filled_table(self._url)
         arrange(self._url, self._clock)
         action()
 

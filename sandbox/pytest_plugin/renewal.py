@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ("obstacle", "renew")
+__all__ = ("filled_table", "obstacle", "renew")
 
+_BOOKS = frozenset(["alembic_version"])
 _PATIENCE = 10.0
 _POLL = 0.001
 
@@ -53,6 +54,27 @@ def obstacle(url: str) -> str | None:
         )
     if found["database"].get("datacl") is not None:
         return "privileges were granted on it, which would be lost"
+    return None
+
+
+def filled_table(url: str) -> str | None:
+    """A table with rows in it, but for what migrations note about themselves; None if there is
+    none.
+    """
+    from sqlalchemy import NullPool, create_engine, inspect
+
+    engine = create_engine(urls.sync_url(url), poolclass=NullPool)
+    quote = engine.dialect.identifier_preparer.quote
+    with engine.connect() as connection:
+        found = inspect(connection)
+        for schema in found.get_schema_names():
+            if schema == "information_schema" or schema.startswith("pg_"):
+                continue
+            for table in found.get_table_names(schema):
+                name = f"{quote(schema)}.{quote(table)}"
+                query = f"SELECT EXISTS (SELECT 1 FROM {name})"
+                if table not in _BOOKS and connection.exec_driver_sql(query).scalar():
+                    return name
     return None
 
 

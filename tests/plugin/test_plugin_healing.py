@@ -246,6 +246,19 @@ def test_without_migrations_the_run_ends(
     assert _rows(named_database) == [("escaped",)]
 
 
+def test_rows_from_before_the_run_are_not_dropped(
+    shop: Project, named_database: str, server: EmbeddedPostgres
+) -> None:
+    with psycopg.connect(server.url("shop_test")) as connection:
+        connection.execute("CREATE TABLE seeds (name text)")
+        connection.execute("INSERT INTO seeds VALUES ('by hand')")
+    result = shop.run(*ORDER, "--sandbox-url", named_database)
+    assert result.ret == USAGE_ERROR
+    result.stdout.fnmatch_lines(["*its table public.seeds had rows before this run*"])
+    with psycopg.connect(server.url("shop_test")) as connection:
+        assert connection.execute("SELECT name FROM seeds").fetchall() == [("by hand",)]
+
+
 def test_a_role_that_may_not_create_databases_ends_the_run(
     shop: Project, server: EmbeddedPostgres, named_database: str
 ) -> None:
