@@ -213,7 +213,9 @@ class MySQLApp(App):
         return [name for (name,) in self.ask("SELECT name FROM items ORDER BY name")]
 
     def empty(self) -> None:
-        self.ask("DELETE FROM items")
+        # What is deleted stays in InnoDB's indexes until it is purged, and the next test's real
+        # transactions would wait for one another at the gap.
+        self.ask("TRUNCATE TABLE items")
 
     def is_left(self) -> bool:
         """Whether nobody is connected."""
