@@ -19,25 +19,19 @@ from sandbox.core.places import began
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandbox.connection.options import Options
     from sandbox.connection.shared import SharedConnection
 
 __all__ = (
-    "ASK_OWNER",
     "application_name",
     "explain",
     "is_about_locks",
-    "opening_settings",
-    "opening_statements",
+    "opening_statement",
     "register",
+    "timeout_setting",
 )
 
 NAME_BYTES: Final = 63
 """The server cuts longer names off (NAMEDATALEN - 1)."""
-
-OWNER: Final = "sandbox.owner"
-"""A setting that is there as long as the outer transaction is, and that nobody else will touch."""
-ASK_OWNER: Final = f"SELECT pg_catalog.current_setting('{OWNER}', true)"
 
 LOCK_TIMEOUT: Final = "55P03"
 DEADLOCK: Final = "40P01"
@@ -90,23 +84,19 @@ def application_name(label: str) -> str:
     return text if len(text) <= NAME_BYTES else f"...{text[3 - NAME_BYTES :]}"
 
 
-def opening_settings(label: str, options: Options, *, patient: bool = True) -> dict[str, str]:
-    """What a sandbox sets with the BEGIN of its outer transaction, and for it alone.
+def opening_statement(name: str) -> str:
+    """What a sandbox sends with the BEGIN of its outer transaction, and for it alone.
 
-    Not ``patient``: the application, its role or its database has set a lock_timeout, which stays.
-    On the server this takes some 4 microseconds.
+    On the server this takes some 2 microseconds.
     """
-    name = application_name(label)
-    settings = {"application_name": name, OWNER: name}
-    if options.lock_timeout > 0 and patient:
-        milliseconds = max(round(min(options.lock_timeout * 1000, 2**31 - 1)), 1)
-        settings["lock_timeout"] = str(milliseconds)
-    return settings
+    return f"SET LOCAL application_name = {_literal(name)}"
 
 
-def opening_statements(settings: dict[str, str]) -> tuple[str, ...]:
-    """The statements that set them."""
-    return tuple(f"SET LOCAL {name} = {_literal(value)}" for name, value in settings.items())
+def timeout_setting(seconds: float) -> str:
+    """Seconds as ``lock_timeout`` has them: whole milliseconds, at least one unless it is none."""
+    if not seconds:
+        return "0"
+    return str(max(round(min(seconds * 1000, 2**31 - 1)), 1))
 
 
 def is_about_locks(error: BaseException, statement: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from sandbox.connection.blockers import ASK_OWNER
 from sandbox.connection.turns import Turns, interleaved
 from sandbox.core.statements import Kind, Statement
 from sandbox.core.transaction import Stack
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ("UNSEEN", "Line", "shortened")
 
-_IN_FAILED: Final = "25P02"
-"""in_failed_sql_transaction."""
 UNSEEN: Final = "something the sandbox did not see"
 
 
@@ -55,6 +52,7 @@ class Line:
         """Somebody may have an advisory lock of the session."""
         self.marker: str | None = None
         """The application_name of the outer transaction: the server tells when it reverts."""
+        self._name_before: str | None = None
         self._replace: Callable[[], PhysicalConnection] | None = replace
         self._broken: str | None = None
         self._escaped: str | None = None
@@ -94,7 +92,7 @@ class Line:
         if self.physical.schema_changed and any(s.startswith("ROLLBACK") for s in statements):
             statements = [*statements, *self.driver.forget_plans(self.real)]
         # It would succeed in somebody else's transaction, too, and hide that ours has ended.
-        if "ROLLBACK" in statements and not (self.driver.lost(self.real) or self.is_contained(io)):
+        if "ROLLBACK" in statements and not (self.driver.lost(self.real) or self.is_contained()):
             self._escaped = UNSEEN
             raise SandboxEscapeError(self._escape_message())
         self.stack.sent()
@@ -184,22 +182,21 @@ class Line:
                 f' database of its own, where each has its own connection (isolation="database").'
             )
 
-    def is_contained(self, io: IO) -> bool:
-        """Whether the outer transaction is still the one that was begun."""
-        driver, real = self.driver, self.real
-        if not driver.in_transaction(real):
+    def is_contained(self) -> bool:
+        """Whether the outer transaction is still the one that was begun; nobody is asked."""
+        if not self.driver.in_transaction(self.real):
             return False
-        if self.marker is None or driver.application_name(real) == self.marker:
-            return True
-        if self.stack.has_failed:
+        if self.marker is None or self.stack.has_failed:
             # A failure outside of any savepoint undoes settings at once, before the ROLLBACK.
             return True
-        # The application may have set that itself. What it will not have set tells.
-        try:
-            ((owner,),) = io.run(real, driver.ask, real, ASK_OWNER)
-        except Exception as error:  # noqa: BLE001 - in a failed transaction nothing can be asked
-            return driver.state(error) == _IN_FAILED
-        return bool(owner)
+        # It reverts with the transaction. Another value than these the application has set itself.
+        name = self.driver.application_name(self.real)
+        return name == self.marker or name != self._name_before
+
+    def mark(self, name: str) -> None:
+        """The outer transaction, which has not begun, will set this application_name."""
+        self._name_before = self.driver.application_name(self.real)
+        self.marker = name if name != self._name_before else None
 
     def check_contained(self, statement: Statement) -> None:
         if not self.driver.in_transaction(self.physical.real):

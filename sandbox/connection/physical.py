@@ -6,6 +6,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sandbox.connection.blockers import timeout_setting
 from sandbox.connection.facts import QUERY, SESSION_SETTINGS, Facts, schema_version
 from sandbox.core.clock import SHADOW_SQL
 
@@ -29,6 +30,8 @@ class PhysicalConnection:
     __slots__ = (
         "_close",
         "_discard",
+        "_lock_timeout",
+        "_patient",
         "_prepared_for",
         "base",
         "driver",
@@ -56,6 +59,8 @@ class PhysicalConnection:
         self._prepared_for: weakref.WeakSet[Source] = weakref.WeakSet()
         self.schema_changed = False
         self.facts = Facts()
+        self._patient: bool | None = None
+        self._lock_timeout: str | None = None
         self.base: dict[str, str] = {}
         """The server's own values of what listeners of some source have SET on it."""
         self._close = close
@@ -73,12 +78,35 @@ class PhysicalConnection:
         """What listeners have just SET on it. It is undone: other sources share the connection."""
         if not self.driver.dialect.has_effects:
             return {}
-        rows = io.call(self.real, self.driver.ask, self.real, SESSION_SETTINGS)
+        rows = [
+            row
+            for row in io.call(self.real, self.driver.ask, self.real, SESSION_SETTINGS)
+            if row[:2] != ("lock_timeout", self._lock_timeout)
+        ]
         if rows:
             resets = [f"RESET {name}" for name, _, _ in rows]
             io.call(self.real, self.driver.send, self.real, resets)
         self.base.update({name: base for name, _, base in rows})
+        if "lock_timeout" in self.base:
+            # It is as it was before limit_waits().
+            self._lock_timeout = None
         return {name: value for name, value, _ in rows}
+
+    def limit_waits(self, io: IO, seconds: float) -> None:
+        """Wait no longer for locks, unless the application, its role or its database has set that.
+
+        Once for each real connection, as long as sandboxes do not choose different times.
+        """
+        if self._patient is None:
+            self._patient = self.facts.patient
+        setting = timeout_setting(seconds)
+        if not self._patient or self._lock_timeout == setting:
+            return
+        statement = f"SET lock_timeout = {setting}"
+        io.call(self.real, self.driver.send, self.real, [statement])
+        self._lock_timeout = setting
+        if "lock_timeout" in self.base:
+            self.base["lock_timeout"] = setting
 
     def learn(self, io: IO) -> None:
         """Ask what has to be known of the schema, unless that is known; it is in no transaction.

@@ -122,6 +122,7 @@ class Sandbox:
         physical = source.borrow(fresh=fresh)
         try:
             physical.learn(source.io)
+            physical.limit_waits(source.io, self.options.lock_timeout)
         except BaseException:
             lost = source.driver.lost(physical.real)
             source.give_back(physical, reusable=False)

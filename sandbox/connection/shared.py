@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandbox.connection.blockers import (
+    application_name,
     explain,
     is_about_locks,
-    opening_settings,
-    opening_statements,
+    opening_statement,
 )
 from sandbox.connection.commit import commit, note_violations
 from sandbox.connection.context import after, before, check_clock, read_others, reading
@@ -66,15 +66,11 @@ class SharedConnection(Line):
         if not self.driver.dialect.aborts_on_error:
             self.stack.end = END_WHOLE
         if self.driver.dialect.has_effects:
-            opening = opening_settings(
-                sandbox.label, sandbox.options, patient=physical.facts.patient
-            )
-            self.stack.opening = opening_statements(opening)
+            name = application_name(sandbox.label)
+            self.stack.opening = (opening_statement(name),)
             self.stack.end = END_UNMARKED
-            self.marker = opening["application_name"]
-            self.stack.settings.suppose(
-                {name: opening.get(name, value) for name, value in physical.base.items()}
-            )
+            self.mark(name)
+            self.stack.settings.suppose(physical.base)
         if physical.facts.clock:
             self.stack.reading = partial(reading, sandbox)
 
@@ -318,7 +314,7 @@ class SharedConnection(Line):
             if self._broken is None and self._escaped is None:
                 if self.driver.lost(self.real):
                     self._broken = "the server or the network ended it"
-                elif self.stack.begun and not self.is_contained(io):
+                elif self.stack.begun and not self.is_contained():
                     self._escaped = UNSEEN
                 elif self.stack.begun:
                     sql = self.stack.finish()

@@ -16,8 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 import sandbox
-from sandbox.connection.blockers import application_name, opening_settings, opening_statements
-from sandbox.connection.options import Options
+from sandbox.connection.blockers import application_name, opening_statement, timeout_setting
 from tests.fix_db import POSTGRESQL, App, items
 
 INSERT = sa.insert(items)
@@ -361,8 +360,7 @@ def test_any_label_is_a_name_that_the_server_gives_back(
     assert application_name(label) == name
     with psycopg.connect(make_app("psycopg").outside_url) as connection:
         connection.execute("SET LOCAL standard_conforming_strings = off")
-        for statement in opening_statements(opening_settings(label, Options())):
-            connection.execute(statement)
+        connection.execute(opening_statement(name))
         assert connection.execute("SHOW application_name").fetchone() == (name,)
 
 
@@ -373,8 +371,7 @@ def test_any_time_is_one_that_the_server_takes(
     make_app: Callable[[str], App], seconds: float, shown: str
 ) -> None:
     with psycopg.connect(make_app("psycopg").outside_url) as connection:
-        for statement in opening_statements(opening_settings("x", Options(lock_timeout=seconds))):
-            connection.execute(statement)
+        connection.execute(f"SET lock_timeout = {timeout_setting(seconds)}")
         assert connection.execute("SHOW lock_timeout").fetchone() == (shown,)
 
 

@@ -89,7 +89,7 @@ class Requests:
         return [text for text in self.sent if text.startswith(OURS)]
 
 
-BEGIN, END = "BEGIN; SET; SET; SET", "ROLLBACK"
+BEGIN, END = "BEGIN; SET", "ROLLBACK"
 
 
 def steady(app: App, wire: Wire, work: Callable[[sa.Engine], None]) -> Requests:
