@@ -105,7 +105,7 @@ class SharedConnection(Line):
         if self.turns.on_top is transaction and self.turns.mutex.acquire(0):
             try:
                 # Nobody has moved on the stack since its last statement: it need not be asked.
-                # A statement that ran during the check-in has set _on_top after finish() did.
+                # A statement that ran during the check-in has set on_top after finish() did.
                 if self._needs_nothing_before(transaction, statement):
                     return self._run_on_top(io, transaction, statement, call)
             finally:
@@ -133,7 +133,7 @@ class SharedConnection(Line):
         if statement.ddl:
             self.physical.schema_changed = self.schema_changed = True
         try:
-            if statement.kind is not Kind.READ and not transaction.failed:
+            if statement.kind not in _READING and not transaction.failed:
                 self._before_writing(io, transaction, statement)
             self._enter(io, transaction, statement.kind, timed=statement.timed)
             if statement.effects:
@@ -370,7 +370,7 @@ class SharedConnection(Line):
     def _before_writing(self, io: IO, transaction: Transaction, statement: Statement) -> None:
         """What others in the outer transaction have set up for themselves is not this one's."""
         stack = self.stack
-        if transaction.postponed is None:
+        if not stack.wrote(transaction):
             note_violations(self, io, transaction)
             if other := stack.read_only_around(transaction):
                 raise SandboxBusyError(

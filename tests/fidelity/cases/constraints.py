@@ -323,6 +323,18 @@ def a_commit_below_anothers_violation(engine: sa.Engine) -> None:
         assert run(first, "SELECT name FROM items") == ["a"]
 
 
+def a_parent_violates_after_the_child_has_set_something(engine: sa.Engine) -> None:
+    with engine.connect() as parent, engine.connect() as child:
+        run(parent, "INSERT INTO items (name) VALUES ('a')")
+        run(child, "SET LOCAL app.tenant = 'child'")
+        run(parent, "INSERT INTO children VALUES (1, 1)")
+        run(child, "INSERT INTO items (name) VALUES ('b')")
+        child.commit()
+        run(parent, "INSERT INTO parents VALUES (1)")
+        parent.commit()
+        assert run(child, "SELECT name FROM items ORDER BY name") == ["a", "b"]
+
+
 CASES = (
     deferred_foreign_key,
     deferred_unique,
@@ -350,4 +362,5 @@ CASES = (
     a_write_after_a_failed_read_beside_another,
     a_write_beside_a_violation_of_what_was_set_deferred,
     a_commit_below_anothers_violation,
+    a_parent_violates_after_the_child_has_set_something,
 )
