@@ -191,7 +191,10 @@ class Line:
             return True
         # It reverts with the transaction. Another value than these the application has set itself.
         name = self.driver.application_name(self.real)
-        return name == self.marker or name != self._name_before
+        if name == self.marker or name != self._name_before:
+            return True
+        # A failure that we have not seen, where the driver knows that there is one.
+        return self.driver.aborted(self.real, Exception(UNSEEN))
 
     def mark(self, name: str) -> None:
         """The outer transaction, which has not begun, will set this application_name."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from sandbox.core._functions import words
 from sandbox.core._lexer import SPACE, WORD, identifier
-from sandbox.core.statements import _STRENGTH, Kind, Statement, _judge
+from sandbox.core.statements import Kind, Statement, _judge, together
 
 __all__ = ("classify", "skeleton", "split", "why_refused")
 
@@ -93,18 +93,7 @@ def split(sql: str) -> tuple[Statement, ...]:
 
 
 def _classify(sql: str) -> Statement:
-    pieces = split(sql)
-    if len(pieces) == 1:
-        return pieces[0]
-    if not pieces:
-        return Statement(Kind.EMPTY, sql.strip(SPACE))
-    return Statement(
-        min((piece.kind for piece in pieces), key=_STRENGTH.__getitem__),
-        sql.strip(SPACE),
-        ddl=any(piece.ddl for piece in pieces),
-        chain=any(piece.chain for piece in pieces),
-        many=True,
-    )
+    return together(sql, split(sql))
 
 
 _bulk = re.compile(r"\s*(?:INSERT|REPLACE|UPDATE|DELETE)\b", re.IGNORECASE)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sandbox.core.effects import Effect
 
-__all__ = ("Kind", "Statement", "classify", "split")
+__all__ = ("Kind", "Statement", "classify", "split", "together")
 
 
 class Kind(Enum):
@@ -117,7 +117,11 @@ def split(sql: str) -> tuple[Statement, ...]:
 def _classify(sql: str) -> Statement:
     if ";" not in sql:
         return _one(sql)
-    pieces = split(sql)
+    return together(sql, split(sql))
+
+
+def together(sql: str, pieces: tuple[Statement, ...]) -> Statement:
+    """A text of these statements, judged as one."""
     if len(pieces) == 1:
         return pieces[0]
     if not pieces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -267,6 +268,33 @@ def test_an_application_name_of_the_applications_own_is_no_escape(pg_app: App) -
 
     with sandbox.sandboxed(engine):
         pg_app.run(case)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "psycopg2"])
+def test_a_failure_on_a_path_that_we_do_not_see_is_no_escape(
+    make_app: Callable[[str], App], driver: str
+) -> None:
+    """It undoes settings at once, as the end of the transaction would."""
+    app = make_app(driver)
+    engine = app.make_engine()
+
+    def fail(real: Any) -> None:
+        if driver == "psycopg2":
+            real.cursor().execute("SELECT * FROM nowhere")
+        else:
+            getattr(real, "_connection", real).pgconn.exec_(b"SELECT * FROM nowhere")
+
+    def case() -> None:
+        connection = engine.connect()
+        raw: Any = connection.connection.dbapi_connection
+        connection.execute(sa.insert(items).values(name="a"))
+        with contextlib.suppress(Exception):
+            fail(raw._target.real)
+        connection.rollback()
+        connection.close()
+
+    with sandbox.sandboxed(engine):
+        app.run(case)
 
 
 def test_a_cancelled_waiter_loses_nothing(make_app: Callable[[str], App]) -> None:
