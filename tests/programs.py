@@ -55,7 +55,7 @@ _FAIL = {
 
 def random_program(chance: random.Random, length: int) -> Program:
     """A program from a seeded source of chance."""
-    kinds = tuple(chance.choice(KINDS) for _ in range(chance.randint(1, 4)))
+    kinds = tuple(chance.choice(KINDS) for _ in range(chance.randint(1, 5)))
     steps = [
         (chance.randrange(len(kinds)), chance.choice(ACTIONS), chance.randrange(10))
         for _ in range(length)

@@ -29,9 +29,9 @@ SEEDED = 25
 # SQLAlchemy's, for connections that a program has lost.
 pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up")
 
-_steps = st.tuples(st.integers(0, 3), st.sampled_from(ACTIONS), st.integers(0, 9))
+_steps = st.tuples(st.integers(0, 4), st.sampled_from(ACTIONS), st.integers(0, 9))
 _programs: st.SearchStrategy[Program] = st.tuples(
-    st.lists(st.sampled_from(KINDS), min_size=1, max_size=4).map(tuple),
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=5).map(tuple),
     st.lists(_steps, min_size=1, max_size=30),
 )
 
